@@ -1,0 +1,49 @@
+"""`lspci` for the described GPUs: plain, -n, -nn and -mm, with or without the domain."""
+
+from __future__ import annotations
+
+import sys
+
+from .state import read
+
+VENDOR = "10de"
+
+
+def main(arguments: list[str]) -> int:
+    flags = "".join(a.lstrip("-") for a in arguments if a.startswith("-") and not a.startswith("-d"))
+    machine_readable = flags.count("m") > 0
+    numbers = min(2, flags.count("n"))
+    for gpu in read().gpus:
+        if gpu.state["lost"] == "gone":
+            continue
+        device, subsystem = gpu.model.device_id[:4].lower(), gpu.model.subsystem_id[:4].lower()
+        slot = gpu.bus if "D" in flags else gpu.bus.removeprefix("0000:")
+        revision = "ff" if gpu.state["lost"] else "a1"
+        if machine_readable:
+            names = {
+                0: (
+                    "3D controller",
+                    "NVIDIA Corporation",
+                    gpu.model.chip,
+                    "NVIDIA Corporation",
+                    f"Device {subsystem}",
+                ),
+                1: ("0302", VENDOR, device, VENDOR, subsystem),
+                2: (
+                    "3D controller [0302]",
+                    f"NVIDIA Corporation [{VENDOR}]",
+                    f"{gpu.model.chip} [{device}]",
+                    f"NVIDIA Corporation [{VENDOR}]",
+                    f"Device [{subsystem}]",
+                ),
+            }[numbers]
+            a, b, c, d, e = (f'"{name}"' for name in names)
+            print(f"{slot} {a} {b} {c} -r{revision} -p00 {d} {e}")
+            continue
+        line = {
+            0: f"3D controller: NVIDIA Corporation {gpu.model.chip}",
+            1: f"0302: {VENDOR}:{device}",
+            2: f"3D controller [0302]: NVIDIA Corporation {gpu.model.chip} [{VENDOR}:{device}]",
+        }[numbers]
+        sys.stdout.write(f"{slot} {line} (rev {revision})\n")
+    return 0

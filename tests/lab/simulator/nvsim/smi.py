@@ -1,0 +1,200 @@
+"""The command line of the simulated nvidia-smi."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from . import csvout, migcmd, settings, text, xmlout
+from .settings import Refused
+from .state import Gpu, Machine, change, read
+
+NO_PERMISSION = 4
+NOT_FOUND = 6
+DRIVER_LOST = 15
+LIBRARY_MISMATCH = 18
+NO_DEVICES = 6
+
+Change = Callable[[Machine, Gpu, str], str]
+
+# option -> its long form, whether it takes a value, what it does
+CHANGES: dict[str, tuple[str, bool, Change]] = {
+    "-pm": ("--persistence-mode", True, settings.persistence),
+    "-c": ("--compute-mode", True, settings.compute_mode),
+    "-pl": ("--power-limit", True, settings.power_limit),
+    "-e": ("--ecc-config", True, settings.ecc),
+    "-p": ("--reset-ecc-errors", True, settings.clear_ecc),
+    "-lgc": ("--lock-gpu-clocks", True, settings.lock_gpu_clocks),
+    "-rgc": ("--reset-gpu-clocks", False, settings.forget("gpu_clocks")),
+    "-lmc": ("--lock-memory-clocks", True, settings.lock_memory_clocks),
+    "-rmc": ("--reset-memory-clocks", False, settings.forget("memory_clocks")),
+    "-ac": ("--applications-clocks", True, settings.application_clocks),
+    "-rac": ("--reset-applications-clocks", False, settings.forget("application_clocks")),
+    "-am": ("--accounting-mode", True, settings.accounting),
+    "-mig": ("--multi-instance-gpu", True, settings.mig_mode),
+}
+LONG = {
+    "--id": "-i",
+    "--query": "-q",
+    "--xml-format": "-x",
+    "--list-gpus": "-L",
+    "--gpu-reset": "-r",
+    "--filename": "-f",
+    **{long: short for short, (long, _, _) in CHANGES.items()},
+}
+VALUES = {"-i", "-f", "--format", "--query-gpu", "--query-compute-apps", "-d"} | {
+    name for name, (_, takes, _) in CHANGES.items() if takes
+}
+FLAGS = {"-q", "-x", "-L", "-r", "--version", "--help-query-gpu", "-eow"} | {
+    name for name, (_, takes, _) in CHANGES.items() if not takes
+}
+
+
+def parse(arguments: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        name = LONG.get(name, name)
+        if name in VALUES:
+            if not equals and not rest:
+                raise Refused(f"Option {name} requires a value.\n", settings.USAGE)
+            found[name] = value if equals else rest.pop(0)
+        elif name in FLAGS:
+            found[name] = ""
+        else:
+            raise Refused(
+                f"Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n({name})\n", 1
+            )
+    return found
+
+
+def select(machine: Machine, asked: str | None) -> list[Gpu]:
+    """The GPUs asked for by index, UUID, serial or bus id; a GPU off the bus stops the tool as it really does."""
+    present = [g for g in machine.gpus if g.state["lost"] != "gone"]
+    chosen = []
+    for name in (asked or "").split(","):
+        matches = [g for g in present if not name or name.upper() in _names(g)]
+        if not matches and (name or machine.gpus):
+            raise Refused("No devices were found\n", NO_DEVICES)
+        chosen += [g for g in matches if g not in chosen]
+    for gpu in chosen:
+        if gpu.state["lost"] == "handle":
+            raise Refused(
+                f"Unable to determine the device handle for GPU{gpu.index}: {gpu.bus.upper()}: Unknown Error\n",
+                255,
+            )
+        if gpu.state["lost"] == "lost":
+            raise Refused(
+                f"Unable to determine the device handle for GPU{gpu.index}: {gpu.bus.upper()}: GPU is lost.  "
+                "Reboot the system to recover this GPU\n",
+                DRIVER_LOST,
+            )
+    return chosen
+
+
+def _names(gpu: Gpu) -> tuple[str, ...]:
+    return (str(gpu.index), gpu.uuid.upper(), gpu.serial, gpu.smi_bus, gpu.bus.upper())
+
+
+def misbehave(machine: Machine) -> None:
+    faults = machine.faults
+    if faults.get("hang"):
+        time.sleep(faults["hang"])
+    if faults.get("mismatch"):
+        raise Refused(
+            "Failed to initialize NVML: Driver/library version mismatch\n"
+            f"NVML library version: {'.'.join(xmlout.DRIVER.split('.')[:2])}\n",
+            LIBRARY_MISMATCH,
+        )
+    if faults.get("no_driver"):
+        raise Refused(
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the "
+            "latest NVIDIA driver is installed and running.\n\n",
+            9,
+        )
+
+
+def permit() -> None:
+    if os.geteuid() and "NVIDIA_SIM_STATE" not in os.environ:
+        raise Refused(
+            "Unable to change the GPU: Insufficient Permissions\nTerminating early due to previous errors.\n",
+            NO_PERMISSION,
+        )
+
+
+def alter(asked: dict[str, str]) -> str:
+    permit()
+    lines = []
+    with change() as machine:
+        misbehave(machine)
+        gpus = select(machine, asked.get("-i"))
+        if "-r" in asked:
+            lines.append(settings.reset(machine, gpus))
+        for name, (_, _, act) in CHANGES.items():
+            if name in asked:
+                lines += [act(machine, gpu, asked[name]) for gpu in gpus]
+    return "".join([*lines, "All done.\n"])
+
+
+def show(asked: dict[str, str]) -> str:
+    machine = read()
+    misbehave(machine)
+    gpus = select(machine, asked.get("-i"))
+    options = {part.strip() for part in asked.get("--format", "").split(",")}
+    for name, query in (("--query-gpu", csvout.query_gpu), ("--query-compute-apps", csvout.query_apps)):
+        if name in asked:
+            if "csv" not in options:
+                raise Refused('"--format=" switch is missing or has no "csv" option.\n', settings.USAGE)
+            return query(machine, gpus, asked[name], options)
+    if "-L" in asked:
+        return text.listing(gpus)
+    if "-q" in asked and "-x" in asked:
+        document = xmlout.document(machine, gpus)
+        return document[: len(document) * 2 // 3] if machine.faults.get("malformed") else document
+    if "-q" in asked:
+        raise Refused("The simulator answers -q only together with -x.\n", settings.USAGE)
+    return text.table(machine, gpus)
+
+
+def subcommand(arguments: list[str]) -> str | None:
+    name, rest = arguments[0], arguments[1:]
+    if name == "mig":
+        permit()
+        with change() as machine:
+            misbehave(machine)
+            gpus = select(machine, migcmd.options(rest).get("-i"))
+            return migcmd.run(machine, gpus, rest)
+    machine = read()
+    if name == "topo":
+        misbehave(machine)
+        return text.topology(select(machine, None))
+    if name == "nvlink":
+        misbehave(machine)
+        return text.nvlinks(select(machine, migcmd.options(rest).get("-i")))
+    return None
+
+
+def answer(arguments: list[str]) -> str:
+    if arguments and (said := subcommand(arguments)) is not None:
+        return said
+    asked = parse(arguments)
+    if "--version" in asked:
+        return text.version()
+    if "--help-query-gpu" in asked:
+        return "".join(f'"{f.name}"\n' for f in csvout.GPU_FIELDS)
+    return alter(asked) if "-r" in asked or CHANGES.keys() & asked.keys() else show(asked)
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        sys.stdout.write(answer(arguments))
+    except Refused as refused:
+        sys.stdout.write(refused.message)
+        return refused.code
+    except csvout.UnknownField as error:
+        sys.stdout.write(str(error))
+        return settings.USAGE
+    return 0
