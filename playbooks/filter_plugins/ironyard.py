@@ -1,0 +1,79 @@
+"""Puts the report of a play together from what each step's module returned."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional
+
+DOCUMENTATION = r"""
+name: ironyard_report
+short_description: The report of a play
+description: One entry per step, what failed and why, and what enrolment learned.
+author: Ironyard
+options:
+  _input:
+    description: The steps' names in order.
+    type: list
+    elements: str
+    required: true
+"""
+MAX_EVIDENCE = 100
+Result = dict[str, Any]
+
+
+def merge(name: str, results: list[Result]) -> Result:
+    """One step's entry from its modules' results; a step that never ran is skipped."""
+    done = [result for result in results if result and not result.get("skipped")]
+    removed: dict[str, int] = {}
+    for result in done:
+        for kind, count in (result.get("removed") or {}).items():
+            removed[kind] = removed.get(kind, 0) + count
+    failed = any(result.get("failed") or result.get("unreachable") for result in done)
+    evidence = [line for result in done for line in result.get("evidence") or []]
+    if failed and not evidence:
+        evidence = [str(result["msg"]) for result in done if result.get("msg")]
+    return {
+        "name": name,
+        "status": "failed" if failed else "ok" if done else "skipped",
+        "seconds": round(sum(float(result.get("seconds") or 0) for result in done), 3),
+        "changed": any(bool(result.get("changed")) for result in done),
+        "removed": removed,
+        "evidence": evidence[:MAX_EVIDENCE],
+    }
+
+
+def report(
+    names: list[str], results: dict[str, list[Result]], playbook: str, version: str, failure: Optional[Result] = None
+) -> Result:
+    """The document that set_stats carries as ironyard_report. ``failure`` is the rescued task's {step, reason}."""
+    steps = [merge(name, results.get(name, [])) for name in names]
+    every = [result for name in names for result in results.get(name, []) if result]
+    broken = next((step["name"] for step in steps if step["status"] == "failed"), None)
+    reasons = [str(result.get("msg")) for result in every if result.get("failed")]
+    if failure and broken is None:
+        broken = failure.get("step")
+        for step in steps:
+            if step["name"] == broken:
+                step["status"] = "failed"
+                step["evidence"] = [*step["evidence"], str(failure.get("reason"))][-MAX_EVIDENCE:]
+        reasons.append(str(failure.get("reason")))
+    return {
+        "playbook": playbook,
+        "version": version,
+        "ok": not reasons,
+        "failed_step": broken,
+        "failed_reason": reasons[0] if reasons else None,
+        "steps": steps,
+        "facts": _last(every, "facts"),
+        "manifest": _last(every, "manifest"),
+        "host_keys": _last(every, "host_keys"),
+        "findings": [str(finding) for result in every for finding in result.get("findings") or []],
+    }
+
+
+def _last(results: list[Result], key: str) -> Any:
+    return next((result[key] for result in reversed(results) if result.get(key)), None)
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"ironyard_report": report}

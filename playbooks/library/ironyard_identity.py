@@ -1,0 +1,116 @@
+#!/usr/bin/python
+"""Brings accounts, keys and the right to become root back to the manifest, and changes the host keys."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator
+
+from ansible.module_utils import accounts, cleaning, sshd, tracked
+from ansible.module_utils.steps import Step, require_manifest, run_module
+
+DOCUMENTATION = r"""
+module: ironyard_identity
+short_description: Restore accounts and keys, rotate host keys
+description:
+  - The phase restore removes foreign accounts and groups, restores keys and sudoers, and stages new host keys.
+  - The phase activate puts the staged host keys into force; until then the old ones answer, so an interrupted run is safe.
+author: Ironyard
+options:
+  manifest:
+    description: What enrolment recorded.
+    type: dict
+  phase:
+    description: Which half to do.
+    type: str
+    choices: [restore, activate]
+    required: true
+"""
+EXAMPLES = r"""
+- name: Restore accounts
+  ironyard_identity:
+    manifest: "{{ ironyard_manifest }}"
+    phase: restore
+"""
+RETURN = r"""
+announced_host_keys:
+  description: Public keys that will be in force after the phase activate.
+  type: list
+  elements: str
+  returned: phase is restore
+host_keys:
+  description: Public keys in force.
+  type: list
+  elements: str
+  returned: phase is activate
+"""
+
+
+def body(step: Step, params: dict[str, Any]) -> dict[str, Any]:
+    manifest = require_manifest(params["manifest"])
+    if params["phase"] == "activate":
+        step.did("SSH host keys rotated")
+        return {"host_keys": sshd.host_keys() if step.check else sshd.activate()}
+    restore(step, manifest)
+    return {"announced_host_keys": sshd.host_keys() if step.check else sshd.stage()}
+
+
+def restore(step: Step, manifest: dict[str, Any]) -> None:
+    for name in accounts.extra(manifest, "passwd"):
+        step.gone("accounts", name)
+    for name in accounts.extra(manifest, "group"):
+        step.gone("groups", name)
+    before = set(accounts.key_folders())
+    with password_lock():
+        cleaning.restore_tracked(step, manifest, tracked.IDENTITY)
+        restore_shadow(step, manifest)
+    folders = sorted(before | set(accounts.key_folders()))
+    cleaning.restore_tracked(step, manifest, folders)
+    sshd.validate()
+
+
+def restore_shadow(step: Step, manifest: dict[str, Any]) -> None:
+    path = Path("/etc/shadow")
+    wanted = "".join(f"{line}\n" for line in accounts.restore_shadow(manifest))
+    replace(step, path, wanted, "passwords")
+    gshadow = Path("/etc/gshadow")
+    if gshadow.exists():
+        groups = accounts.recorded(manifest, "group")
+        lines = [":".join(row) for name, row in accounts.read("gshadow").items() if name in groups]
+        replace(step, gshadow, "".join(f"{line}\n" for line in lines), "group passwords")
+
+
+def replace(step: Step, path: Path, text: str, word: str) -> None:
+    """Rewrite a file of secrets in place of the old one, owner and mode kept; its content is never reported."""
+    if path.read_text(errors="replace") == text:
+        return
+    step.did(f"restored {word}: {path}")
+    if step.check:
+        return
+    info = path.stat()
+    tracked.write(path, text.encode())
+    os.chown(path, info.st_uid, info.st_gid)
+    path.chmod(info.st_mode & 0o7777)
+
+
+@contextmanager
+def password_lock() -> Iterator[None]:
+    """The lock that useradd and passwd take (lckpwdf)."""
+    with Path("/etc/.pwd.lock").open("a") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> None:
+    spec = {
+        "manifest": {"type": "dict"},
+        "phase": {"type": "str", "choices": ["restore", "activate"], "required": True},
+    }
+    run_module("identity", spec, body)
+
+
+if __name__ == "__main__":
+    main()

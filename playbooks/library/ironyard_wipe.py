@@ -1,0 +1,186 @@
+#!/usr/bin/python
+"""Removes what a tenant left on disk, in memory and in the container engines."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Iterator
+
+from ansible.module_utils import baseline, cleaning, containers, processes, tracked, units
+from ansible.module_utils.steps import Step, StepFailed, require_manifest, run, run_module
+
+DOCUMENTATION = r"""
+module: ironyard_wipe
+short_description: Remove what a tenant left
+description:
+  - Homes, temporary folders, shared memory, spools, scratch disks, containers, images, volumes, IPC, units and timers.
+  - Files of the manifest that were altered are put back; one that cannot be put back fails the step.
+author: Ironyard
+options:
+  manifest:
+    description: What enrolment recorded.
+    type: dict
+  paths:
+    description: Folders that are emptied.
+    type: list
+    elements: str
+    required: true
+  keep:
+    description: Folders in these that stay themselves but are emptied.
+    type: list
+    elements: str
+    default: []
+  owner_paths:
+    description: Trees in which files of unknown owners are removed.
+    type: list
+    elements: str
+    default: []
+  owner_skip:
+    description: Trees left out of that search.
+    type: list
+    elements: str
+    default: []
+"""
+EXAMPLES = r"""
+- name: Wipe
+  ironyard_wipe:
+    manifest: "{{ ironyard_manifest }}"
+    paths: [/tmp, /var/tmp, /dev/shm]
+"""
+RETURN = r"""
+removed:
+  description: What was removed, by kind.
+  type: dict
+  returned: always
+"""
+
+
+def body(step: Step, params: dict[str, Any]) -> None:
+    manifest = require_manifest(params["manifest"])
+    homes = set(manifest["homes"].values())
+    cleaning.unmount_below(step, [*params["paths"], "/home", "/root", "/run/user"], own_runtime())
+    for folder in params["paths"]:
+        for path in cleaning.leftovers(folder, manifest, params["keep"]):
+            take(step, "temporary files", path)
+    wipe_runtime(step)
+    wipe_homes(step, manifest, homes)
+    cleaning.restore_tracked(step, manifest, [*tracked.SYSTEM, *homes])
+    wipe_watched(step, manifest)
+    wipe_owned(step, manifest, params["owner_paths"], params["owner_skip"])
+    containers.clean(step, manifest)
+    wipe_ipc(step, manifest)
+    settle(step, manifest)
+
+
+def take(step: Step, word: str, path: str) -> None:
+    step.gone(word, path)
+    if not step.check:
+        tracked.remove(Path(path))
+
+
+def own_runtime() -> list[str]:
+    running = processes.scan()
+    return sorted({f"/run/user/{running[pid].uid}" for pid in processes.own(running) if pid in running})
+
+
+def wipe_runtime(step: Step) -> None:
+    """Runtime folders of users: whole ones go, of our own connection's user the manager's sockets stay."""
+    mine = own_runtime()
+    for real in sorted(Path("/run/user").glob("*")):
+        if str(real) in mine:
+            for path in sorted(set(os.listdir(real)) - {"systemd", "bus", "dbus-1"}):
+                take(step, "runtime files", f"{real}/{path}")
+        else:
+            take(step, "runtime folders", str(real))
+
+
+def wipe_homes(step: Step, manifest: dict[str, Any], homes: set[str]) -> None:
+    for real in sorted(Path("/home").glob("*")):
+        if str(real) not in homes and str(real) not in manifest["files"]:
+            take(step, "homes", str(real))
+    module = Path(__file__).resolve()
+    for home in sorted(homes):
+        for name in tracked.TRACES:
+            real = Path(home) / name
+            if os.path.lexists(real) and real not in module.parents:
+                take(step, "histories and caches", str(real))
+
+
+def wipe_watched(step: Step, manifest: dict[str, Any]) -> None:
+    """The vendor's unit folders: additions go; an altered vendor unit cannot be put back and fails."""
+    now = baseline.watched()
+    for path in sorted(now.keys() - manifest["watched"].keys(), reverse=True):
+        take(step, "unit files", path)
+    bad = [path for path, said in manifest["watched"].items() if now.get(path) != said]
+    if bad:
+        raise StepFailed("vendor unit files were altered or removed: reinstall their package", sorted(bad))
+
+
+def wipe_owned(step: Step, manifest: dict[str, Any], tops: list[str], skip: list[str]) -> None:
+    """Files whose owner is no account of the manifest, wherever a tenant may have put them."""
+    raw = tracked.content(manifest["files"]["/etc/passwd"]) or b""
+    known = {int(line.split(":")[2]) for line in raw.decode().splitlines() if line.count(":") >= 6}
+    for path in foreign_owned(tops, set(skip), known):
+        take(step, "files of unknown owners", path)
+
+
+def foreign_owned(tops: list[str], skip: set[str], known: set[int]) -> Iterator[str]:
+    pending = [top for top in tops if os.path.isdir(top) and not os.path.islink(top)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in list(entries):
+                if entry.path in skip:
+                    continue
+                try:
+                    owner = entry.stat(follow_symlinks=False).st_uid
+                except FileNotFoundError:
+                    continue
+                if owner not in known:
+                    yield entry.path
+                elif entry.is_dir(follow_symlinks=False) and not os.path.ismount(entry.path):
+                    pending.append(entry.path)
+
+
+def wipe_ipc(step: Step, manifest: dict[str, Any]) -> None:
+    flags = {"shm": "-m", "sem": "-s", "msg": "-q"}
+    for kind, name in baseline.foreign_ipc(manifest):
+        step.gone("IPC objects", f"{kind} {name}")
+        if step.check:
+            continue
+        if kind == "mqueue":
+            (Path("/dev/mqueue") / name).unlink(missing_ok=True)
+        else:
+            run("ipcrm", flags[kind], name.split(":")[1])
+    left = [] if step.check else baseline.foreign_ipc(manifest)
+    if left:
+        raise StepFailed("IPC objects could not be removed", [f"{kind} {name}" for kind, name in left])
+
+
+def settle(step: Step, manifest: dict[str, Any]) -> None:
+    """systemd reads the restored units, the platform's own services run again, nothing started meanwhile stays."""
+    if step.check:
+        return
+    if step.changed:
+        run("systemctl", "daemon-reload", timeout=60)
+    cleaning.end_units(step, manifest)
+    for name in units.down(manifest):
+        step.did(f"started {name}")
+        run("systemctl", "start", name, timeout=60)
+    cleaning.end_processes(step, manifest)
+
+
+def main() -> None:
+    texts = {"type": "list", "elements": "str", "default": []}
+    spec = {
+        "manifest": {"type": "dict"},
+        "paths": {"type": "list", "elements": "str", "required": True},
+        "keep": texts,
+        "owner_paths": texts,
+        "owner_skip": texts,
+    }
+    run_module("wipe", spec, body)
+
+
+if __name__ == "__main__":
+    main()

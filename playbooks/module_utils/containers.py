@@ -1,0 +1,91 @@
+"""Containers, images, volumes and networks of the engines that a GPU host runs."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any, Optional
+
+from ansible.module_utils.steps import SEARCH_PATH, Step, StepFailed, run
+
+ENGINES = ("docker", "podman")
+BUILT_IN_NETWORKS = {"bridge", "host", "none", "podman"}
+LISTS: dict[str, tuple[str, ...]] = {
+    "containers": ("ps", "-a", "-q", "--no-trunc"),
+    "images": ("images", "-a", "-q", "--no-trunc"),
+    "volumes": ("volume", "ls", "-q"),
+    "networks": ("network", "ls", "--format", "{{.Name}}"),
+}
+REMOVE: dict[str, tuple[str, ...]] = {
+    "containers": ("rm", "-f", "-v"),
+    "networks": ("network", "rm"),
+    "volumes": ("volume", "rm", "-f"),
+    "images": ("rmi", "-f"),
+}
+
+
+def installed() -> list[str]:
+    return [engine for engine in ENGINES if shutil.which(engine, path=SEARCH_PATH)]
+
+
+def inventory(engine: str) -> Optional[dict[str, list[str]]]:
+    """What the engine holds, or None when it does not answer."""
+    held = {}
+    for kind, words in LISTS.items():
+        listed = run(engine, *words, timeout=60)
+        if not listed.ok:
+            return None
+        held[kind] = sorted(set(listed.out.split()) - (BUILT_IN_NETWORKS if kind == "networks" else set()))
+    return held
+
+
+def inventories() -> dict[str, Any]:
+    return {engine: inventory(engine) for engine in installed()}
+
+
+def foreign(manifest: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
+    """Per engine and kind what enrolment did not see. An engine that answered then and is silent now is a failure."""
+    found = {}
+    for engine, held in inventories().items():
+        before = manifest["engines"].get(engine)
+        if held is None and (before is not None or engine not in manifest["engines"]):
+            raise StepFailed(f"{engine} does not answer: its containers and images cannot be checked")
+        known = before or {}
+        found[engine] = {kind: sorted(set(ids) - set(known.get(kind, []))) for kind, ids in (held or {}).items()}
+    silent = [e for e, held in manifest["engines"].items() if held is not None and e not in found]
+    if silent:
+        raise StepFailed(f"{', '.join(silent)} was there at enrolment and is gone: what it left cannot be checked")
+    return found
+
+
+def stop(step: Step, manifest: dict[str, Any]) -> None:
+    """End the foreign containers, restart policies included (removal follows in `wipe`)."""
+    for engine, kinds in foreign(manifest).items():
+        running = set(run(engine, "ps", "-q", "--no-trunc", timeout=60).out.split())
+        for container in kinds.get("containers", []):
+            if container not in running:
+                continue
+            step.gone("running containers", f"{engine} {container[:12]}")
+            if not step.check:
+                run(engine, "update", "--restart=no", container)
+                killed = run(engine, "kill", container)
+                if not killed.ok and container in run(engine, "ps", "-q", "--no-trunc").out:
+                    raise StepFailed(f"{engine} cannot stop container {container[:12]}", [killed.tail()])
+
+
+def clean(step: Step, manifest: dict[str, Any]) -> None:
+    """Remove foreign containers, networks, volumes and images, then the build cache."""
+    for engine, kinds in foreign(manifest).items():
+        for kind, words in REMOVE.items():
+            ids = kinds.get(kind, [])
+            for name in ids:
+                step.gone(kind, f"{engine} {name[:24]}")
+            if ids and not step.check:
+                run(engine, *words, *ids, timeout=300)
+        if kinds and not step.check:
+            run(engine, "builder", "prune", "-a", "-f", timeout=300)
+    if step.check:
+        return
+    left = {engine: {k: v for k, v in kinds.items() if v} for engine, kinds in foreign(manifest).items()}
+    still = [f"{engine} {kind}: {', '.join(ids)}" for engine, kinds in left.items() for kind, ids in kinds.items()]
+    if still:
+        raise StepFailed("containers, images or volumes could not be removed", still)

@@ -1,0 +1,202 @@
+"""What nvidia-smi says, read once and the same way for every driver version."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from typing import Any, Optional
+
+from ansible.module_utils.steps import StepFailed, run
+
+ABSENT = {
+    "",
+    "n/a",
+    "[n/a]",
+    "not supported",
+    "[not supported]",
+    "none",
+    "[none]",
+    "unknown",
+    "requested functionality has been deprecated",
+    "[requested functionality has been deprecated]",
+    "not available",
+    "insufficient permissions",
+    "[insufficient permissions]",
+}
+BROKEN = re.compile(r"err!|unknown error|gpu is lost|gpu requires reset", re.IGNORECASE)
+UNCORRECTABLE = (
+    "sram_uncorrectable",
+    "sram_uncorrectable_parity",
+    "sram_uncorrectable_secded",
+    "dram_uncorrectable",
+    "double_bit/total",
+)
+
+
+def value(text: Optional[str]) -> Optional[str]:
+    """One reading, or None for every spelling that drivers use for 'there is none'."""
+    text = (text or "").strip()
+    return None if text.lower() in ABSENT else text
+
+
+def number(text: Optional[str]) -> Optional[float]:
+    """The leading number of a reading such as '500.00 W' or '81920 MiB', in the reading's own unit."""
+    match = re.match(r"-?\d+(\.\d+)?", value(text) or "")
+    return float(match.group()) if match else None
+
+
+def whole(text: Optional[str]) -> Optional[int]:
+    found = number(text)
+    return None if found is None else int(found)
+
+
+def switch(text: Optional[str]) -> Optional[str]:
+    """'enabled', 'disabled' or None."""
+    said = (value(text) or "").lower()
+    return said if said in ("enabled", "disabled") else None
+
+
+def pci_address(text: Optional[str]) -> Optional[str]:
+    """The kernel's spelling (0000:01:00.0) of nvidia-smi's (00000000:01:00.0)."""
+    match = re.fullmatch(r"([0-9a-f]{4,8}):([0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f])", (value(text) or "").lower())
+    return f"{match.group(1)[-4:]}:{match.group(2)}" if match else None
+
+
+def parse(xml: str) -> dict[str, Any]:
+    """The output of `nvidia-smi -q -x`. Raises StepFailed with the output's beginning when it is not that."""
+    try:
+        root = ET.fromstring(xml)  # noqa: S314 - the host's own driver tool; expat expands no external entity
+    except ET.ParseError as error:
+        raise StepFailed(f"nvidia-smi -q -x did not print valid XML: {error}", [beginning(xml)]) from error
+    if root.tag != "nvidia_smi_log":
+        raise StepFailed(f"nvidia-smi -q -x printed <{root.tag}>, not <nvidia_smi_log>", [beginning(xml)])
+    gpus = [_gpu(element, index) for index, element in enumerate(root.findall("gpu"))]
+    return {
+        "driver_version": value(root.findtext("driver_version")),
+        "cuda_version": value(root.findtext("cuda_version")),
+        "attached": whole(root.findtext("attached_gpus")),
+        "gpus": gpus,
+    }
+
+
+def parse_csv(text: str) -> list[dict[str, Optional[str]]]:
+    """The output of `nvidia-smi --query-…=… --format=csv`: one dictionary a row, header units dropped."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        return []
+    names = [re.sub(r"\s*\[.*\]$", "", name.strip()) for name in lines[0].split(",")]
+    rows = []
+    for line in lines[1:]:
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) != len(names):
+            raise StepFailed(f"nvidia-smi printed {len(cells)} columns under {len(names)} names", [beginning(line)])
+        rows.append({name: value(cell) for name, cell in zip(names, cells)})  # noqa: B905 - Python 3.9
+    return rows
+
+
+def beginning(text: str, limit: int = 300) -> str:
+    return f"output began: {text[:limit]!r}"
+
+
+def query(timeout: float = 60.0) -> Optional[dict[str, Any]]:
+    """Ask the host's nvidia-smi; None when there is none. Raises StepFailed when it fails or answers nonsense."""
+    ran = run("nvidia-smi", "-q", "-x", timeout=timeout)
+    if ran.code == 127:
+        return None
+    if not ran.ok:
+        raise StepFailed(f"nvidia-smi -q -x failed (exit {ran.code})", [ran.tail(), beginning(ran.out)])
+    return parse(ran.out)
+
+
+def _gpu(gpu: ET.Element, index: int) -> dict[str, Any]:
+    def text(*paths: str) -> Optional[str]:
+        found = (value(gpu.findtext(path)) for path in paths)
+        return next((item for item in found if item is not None), None)
+
+    power = ("gpu_power_readings", "power_readings")
+    cluster, clique = text("fabric/clusterUuid"), text("fabric/cliqueId")
+    health, reasons = judge(gpu)
+    return {
+        "index": index,
+        "uuid": text("uuid"),
+        "model": text("product_name"),
+        "architecture": text("product_architecture"),
+        "memory_mib": whole(text("fb_memory_usage/total")),
+        "pci_address": pci_address(text("pci/pci_bus_id") or gpu.get("id")),
+        "serial": text("serial"),
+        "vbios": text("vbios_version"),
+        "nvlink_domain": f"{cluster}.{clique}" if cluster and cluster.strip("0-") and clique else None,
+        "mig_mode": switch(text("mig_mode/current_mig")),
+        "mig_pending": switch(text("mig_mode/pending_mig")),
+        "mig_devices": len(gpu.findall("mig_devices/mig_device")),
+        "ecc_mode": switch(text("ecc_mode/current_ecc")),
+        "ecc_pending": switch(text("ecc_mode/pending_ecc")),
+        "persistence_mode": switch(text("persistence_mode")),
+        "compute_mode": text("compute_mode"),
+        "power_limit_watts": number(
+            text(*(f"{p}/{n}" for p in power for n in ("current_power_limit", "power_limit", "enforced_power_limit")))
+        ),
+        "application_clocks": clocks(gpu, "applications_clocks"),
+        "default_application_clocks": clocks(gpu, "default_applications_clocks"),
+        "processes": [whole(pid.text) for pid in gpu.findall("processes/process_info/pid")],
+        "health": health,
+        "health_reasons": reasons,
+    }
+
+
+def clocks(gpu: ET.Element, name: str) -> Optional[list[int]]:
+    """[graphics MHz, memory MHz] or None."""
+    pair = [whole(gpu.findtext(f"{name}/{kind}_clock")) for kind in ("graphics", "mem")]
+    return None if None in pair else [item for item in pair if item is not None]
+
+
+def event_reasons(gpu: ET.Element) -> list[str]:
+    """Why the clocks are held down now, without the prefix that the driver's version chose."""
+    active = []
+    for parent in ("clocks_event_reasons", "clocks_throttle_reasons"):
+        for reason in gpu.findall(f"{parent}/*"):
+            if (value(reason.text) or "").lower() == "active":
+                active.append(re.sub(r"^clocks_(event|throttle)_reason_", "", reason.tag))
+    return active
+
+
+def judge(gpu: ET.Element) -> tuple[str, list[str]]:
+    """(ok | failed | unknown, reasons). A check that the GPU ought to answer and does not is unknown, never ok."""
+    failed: list[str] = []
+    unknown: list[str] = []
+    broken = [f"{item.tag}: {item.text.strip()}" for item in gpu.iter() if item.text and BROKEN.search(item.text)]
+    failed += broken[:5]
+    _judge_ecc(gpu, failed, unknown)
+    _judge_memory_repair(gpu, failed, unknown)
+    for path, meaning in (
+        ("gpu_reset_status/reset_required", "GPU reset required"),
+        ("gpu_reset_status/drain_and_reset_recommended", "drain and reset recommended"),
+    ):
+        if (value(gpu.findtext(path)) or "").lower() == "yes":
+            failed.append(meaning)
+    held = [name for name in event_reasons(gpu) if name in ("hw_thermal_slowdown", "hw_power_brake_slowdown")]
+    failed += [f"clocks held down: {name}" for name in held]
+    if value(gpu.findtext("uuid")) is None:
+        unknown.append("no UUID")
+    return ("failed" if failed else "unknown" if unknown else "ok"), failed + unknown
+
+
+def _judge_ecc(gpu: ET.Element, failed: list[str], unknown: list[str]) -> None:
+    counts = {path: whole(gpu.findtext(f"ecc_errors/volatile/{path}")) for path in UNCORRECTABLE}
+    known = {path: count for path, count in counts.items() if count is not None}
+    failed += [f"{count} uncorrectable ECC errors since boot ({path})" for path, count in known.items() if count]
+    if switch(gpu.findtext("ecc_mode/current_ecc")) == "enabled" and not known:
+        unknown.append("ECC is on but its error counts cannot be read")
+
+
+def _judge_memory_repair(gpu: ET.Element, failed: list[str], unknown: list[str]) -> None:
+    readings = {
+        "row remap pending": value(gpu.findtext("remapped_rows/remapped_row_pending")),
+        "row remap failed": value(gpu.findtext("remapped_rows/remapped_row_failure")),
+        "page retirement pending": value(gpu.findtext("retired_pages/pending_retirement"))
+        or value(gpu.findtext("retired_pages/pending_blacklist")),
+    }
+    failed += [name for name, said in readings.items() if (said or "").lower() == "yes"]
+    has_ecc = switch(gpu.findtext("ecc_mode/current_ecc")) == "enabled"
+    if has_ecc and all(said is None for said in readings.values()):
+        unknown.append("neither row remapping nor page retirement can be read")

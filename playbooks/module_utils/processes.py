@@ -1,0 +1,214 @@
+"""Processes: who runs, under which unit, which of them the platform put there, and how to end the others."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterable, Optional
+
+PROC = Path("/proc")
+KERNEL_THREAD = 0x00200000  # PF_KTHREAD
+INTERPRETERS = re.compile(r"^(python|perl|ruby|node|bash|dash|sh|zsh|java)[\d.]*$")
+SSHD = ("sshd", "sshd-session", "sshd-auth")
+
+
+@dataclass(frozen=True)
+class Process:
+    pid: int
+    ppid: int
+    uid: int
+    state: str
+    flags: int
+    started: int
+    command: str
+    program: str
+    argv: tuple[str, ...]
+    group: str
+
+    @property
+    def unit(self) -> str:
+        """The innermost systemd unit of the control group, or '' outside any."""
+        names = [part for part in self.group.split("/") if part.endswith((".service", ".scope"))]
+        return names[-1] if names else ""
+
+    @property
+    def signature(self) -> str:
+        """What the process is: its program, and for an interpreter the script."""
+        name = self.program.rsplit("/", 1)[-1]
+        if INTERPRETERS.match(name):
+            script = next((word for word in self.argv[1:] if not word.startswith("-")), "")
+            return f"{self.program} {script}".strip()
+        return self.program
+
+    @property
+    def kernel(self) -> bool:
+        return bool(self.flags & KERNEL_THREAD)
+
+    def __str__(self) -> str:
+        line = " ".join(self.argv)[:120] or f"[{self.command}]"
+        return f"pid {self.pid} uid {self.uid} state {self.state} in {self.unit or self.group or '?'}: {line}"
+
+
+def scan(proc: Path = PROC) -> dict[int, Process]:
+    found = {}
+    for entry in proc.iterdir():
+        if entry.name.isdigit():
+            process = look(int(entry.name), proc)
+            if process:
+                found[process.pid] = process
+    return found
+
+
+def look(pid: int, proc: Path = PROC) -> Optional[Process]:
+    """One process, or None when it is gone."""
+    here = proc / str(pid)
+    try:
+        stat = (here / "stat").read_text(errors="replace")
+        uid = here.stat().st_uid
+        argv = (here / "cmdline").read_bytes().decode("utf-8", "replace").rstrip("\0")
+        group = _group((here / "cgroup").read_text(errors="replace"))
+    except OSError:
+        return None
+    command, rest = stat[stat.index("(") + 1 : stat.rindex(")")], stat[stat.rindex(")") + 2 :].split()
+    return Process(
+        pid=pid,
+        ppid=int(rest[1]),
+        uid=uid,
+        state=rest[0],
+        flags=int(rest[6]),
+        started=int(rest[19]),
+        command=command,
+        program=_program(here),
+        argv=tuple(argv.split("\0")) if argv else (),
+        group=group,
+    )
+
+
+def _program(here: Path) -> str:
+    try:
+        return os.readlink(here / "exe").replace(" (deleted)", "")
+    except OSError:
+        return ""
+
+
+def _group(text: str) -> str:
+    """The path in systemd's hierarchy: the unified one, or name=systemd where version 1 is mounted."""
+    lines = [line.split(":", 2) for line in text.splitlines() if line.count(":") >= 2]
+    named = [path for _, controllers, path in lines if controllers == "name=systemd"]
+    return next(iter(named + [path for _, controllers, path in lines if not controllers]), "")
+
+
+def own(processes: dict[int, Process], pid: Optional[int] = None) -> set[int]:
+    """This module, its parents up to the SSH listener, and its children: what must survive."""
+    pid = os.getpid() if pid is None else pid
+    mine = {pid, *ancestors(processes, pid)}
+    pending = [pid]
+    while pending:
+        parent = pending.pop()
+        children = [child.pid for child in processes.values() if child.ppid == parent and child.pid not in mine]
+        mine.update(children)
+        pending += children
+    return mine
+
+
+def ancestors(processes: dict[int, Process], pid: int) -> list[int]:
+    chain: list[int] = []
+    while pid in processes and processes[pid].ppid not in (0, *chain):
+        pid = processes[pid].ppid
+        chain.append(pid)
+    return chain
+
+
+def services(processes: dict[int, Process]) -> dict[str, list[str]]:
+    """The programs that each service runs now, people's SSH sessions left out: the manifest's record."""
+    found: dict[str, set[str]] = {}
+    for process in processes.values():
+        if process.kernel or not process.unit.endswith(".service") or "user.slice" in process.group:
+            continue
+        line = [process, *(processes[pid] for pid in ancestors(processes, process.pid) if pid in processes)]
+        if not any(_session(one, processes) for one in line):
+            found.setdefault(process.unit, set()).add(process.signature)
+    return {unit: sorted(signatures) for unit, signatures in sorted(found.items())}
+
+
+def foreign(
+    processes: dict[int, Process], manifest: dict[str, Any], mine: Optional[set[int]] = None
+) -> list[Process]:
+    """Processes that the platform did not start, by the manifest's services and units."""
+    mine = own(processes) if mine is None else mine
+    found = (process for process in processes.values() if not _ours(process, processes, manifest, mine))
+    return sorted(found, key=lambda process: process.pid)
+
+
+def _ours(
+    process: Process, processes: dict[int, Process], manifest: dict[str, Any], mine: set[int]
+) -> bool:
+    if process.pid == 1 or process.kernel or process.pid in mine or process.state in "ZX":
+        return True
+    if "user.slice" in process.group:
+        return _own_user_manager(process, processes, mine)
+    unit = process.unit
+    recorded = manifest["services"].get(unit)
+    if recorded is not None:
+        return process.signature in recorded and not _session(process, processes)
+    return unit.endswith(".service") and known(unit, manifest["units"])
+
+
+def _own_user_manager(process: Process, processes: dict[int, Process], mine: set[int]) -> bool:
+    uids = {processes[pid].uid for pid in mine if pid in processes}
+    is_manager = process.command in ("systemd", "(sd-pam)") and process.group.endswith(
+        f"user@{process.uid}.service/init.scope"
+    )
+    return process.uid in uids and is_manager
+
+
+def _session(process: Process, processes: dict[int, Process]) -> bool:
+    """An sshd that serves a connection: its parent is an sshd as well."""
+    parent = processes.get(process.ppid)
+    return process.command in SSHD and parent is not None and parent.command in SSHD
+
+
+def known(unit: str, units: Iterable[str]) -> bool:
+    """Whether a unit (or the template of an instance) is among the names."""
+    template = re.sub(r"@[^.]*\.", "@.", unit)
+    return unit in units or template in units
+
+
+def alive(process: Process, proc: Path = PROC) -> Optional[Process]:
+    """The same process, looked at again; None when it ended (also when its number now names another)."""
+    now = look(process.pid, proc)
+    return now if now and now.started == process.started and now.state not in "ZX" else None
+
+
+def end(processes: Iterable[Process], grace: float = 5.0) -> list[Process]:
+    """SIGTERM, wait at most ``grace`` seconds, SIGKILL, wait again. Returns who survived."""
+    waiting = list(processes)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in waiting:
+            if alive(process):
+                try:
+                    os.kill(process.pid, number)
+                except ProcessLookupError:
+                    continue
+        waiting = _wait(waiting, grace)
+        if not waiting:
+            break
+    return waiting
+
+
+def _wait(processes: list[Process], seconds: float) -> list[Process]:
+    until = time.monotonic() + seconds
+    while True:
+        left = [now for now in map(alive, processes) if now]
+        if not left or time.monotonic() >= until:
+            return left
+        time.sleep(0.05)
+
+
+def ssh_sessions(processes: dict[int, Process]) -> list[Process]:
+    """The sshd processes that serve connections."""
+    return [process for process in processes.values() if _session(process, processes)]

@@ -1,0 +1,135 @@
+"""What every step's module shares: one result shape, one way to fail, one way to run a command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional
+
+MAX_EVIDENCE = 100
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class StepFailed(Exception):
+    """The step cannot go on; the message is for people, the evidence is what was seen."""
+
+    def __init__(self, message: str, evidence: Optional[list[str]] = None, **result: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.evidence = evidence or []
+        self.result = result
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished command. ``code`` is 127 when the program does not exist and 124 after a time-out."""
+
+    argv: tuple[str, ...]
+    code: int
+    out: str
+    err: str
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+    def tail(self, limit: int = 300) -> str:
+        said = (self.err.strip() or self.out.strip())[-limit:]
+        return f"{' '.join(self.argv)}: exit {self.code}: {said}"
+
+
+def run(*argv: str, timeout: float = 60.0, feed: Optional[str] = None) -> Ran:
+    """Run a command without a shell, in the C locale, with the system's own search path. ``timeout`` in seconds."""
+    env = {**os.environ, "LC_ALL": "C", "PATH": SEARCH_PATH}
+    try:
+        done = subprocess.run(
+            argv, check=False, capture_output=True, timeout=timeout, env=env, input=(feed or "").encode()
+        )
+    except FileNotFoundError:
+        return Ran(argv, 127, "", f"{argv[0]}: not found")
+    except subprocess.TimeoutExpired:
+        return Ran(argv, 124, "", f"no answer within {timeout:g} s")
+    return Ran(argv, done.returncode, _text(done.stdout), _text(done.stderr))
+
+
+def must(*argv: str, timeout: float = 60.0) -> Ran:
+    """Run a command that has to succeed; raises StepFailed with what it said."""
+    ran = run(*argv, timeout=timeout)
+    if not ran.ok:
+        raise StepFailed(f"'{' '.join(argv)}' failed", [ran.tail()])
+    return ran
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+@dataclass
+class Step:
+    """What one step did so far. ``removed`` counts by kind; ``check`` means: say it, do not do it."""
+
+    name: str
+    check: bool = False
+    changed: bool = False
+    removed: dict[str, int] = field(default_factory=dict)
+    evidence: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    def gone(self, kind: str, what: str, count: int = 1) -> None:
+        self.changed = True
+        self.removed[kind] = self.removed.get(kind, 0) + count
+        self.note(f"{kind}: {what}")
+
+    def did(self, what: str) -> None:
+        self.changed = True
+        self.note(what)
+
+    def note(self, what: str) -> None:
+        if len(self.evidence) < MAX_EVIDENCE:
+            self.evidence.append(what[:400])
+
+    def result(self) -> dict[str, Any]:
+        return {
+            "step": self.name,
+            "changed": self.changed,
+            "seconds": round(time.monotonic() - self.began, 3),
+            "removed": self.removed,
+            "evidence": self.evidence[:MAX_EVIDENCE],
+        }
+
+
+Body = Callable[[Step, dict[str, Any]], Optional[dict[str, Any]]]
+
+
+def perform(step: Step, params: dict[str, Any], body: Body) -> tuple[bool, dict[str, Any]]:
+    """Run a step's body; returns (succeeded, the module's result). Evidence of a failure comes first."""
+    try:
+        extra = body(step, params) or {}
+    except StepFailed as failed:
+        step.evidence = [*failed.evidence, *step.evidence]
+        return False, {**step.result(), **failed.result, "msg": failed.message}
+    except (OSError, ValueError, KeyError, TypeError, subprocess.SubprocessError) as error:
+        return False, {**step.result(), "msg": f"{step.name}: {type(error).__name__}: {error}"}
+    return True, {**step.result(), **extra}
+
+
+def run_module(name: str, argument_spec: dict[str, Any], body: Body) -> None:
+    """The whole of a module's main()."""
+    from ansible.module_utils.basic import AnsibleModule
+
+    module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True)
+    succeeded, result = perform(Step(name, check=module.check_mode), module.params, body)
+    if succeeded:
+        module.exit_json(**result)
+    module.fail_json(**result)
+
+
+def require_manifest(manifest: Optional[dict[str, Any]]) -> dict[str, Any]:
+    """The enrolment record, or StepFailed: without it nothing tells the platform's things from a tenant's."""
+    if not manifest:
+        raise StepFailed("the host has no manifest: it was never enrolled, so nothing proves what is clean")
+    if manifest.get("format") != 1:
+        raise StepFailed(f"the host's manifest has format {manifest.get('format')!r}, this playbook reads format 1")
+    return manifest
