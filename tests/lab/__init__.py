@@ -1,4 +1,4 @@
-"""Lab hosts: containers that behave like bare-metal GPU hosts (systemd, sshd, Docker, a simulated nvidia-smi)."""
+"""Lab hosts: containers like bare-metal GPU hosts, with systemd, sshd, Docker and a simulated nvidia-smi."""
 
 from tests.lab.engine import LabError
 from tests.lab.hosts import Host, Lab

@@ -1,4 +1,4 @@
-"""The Docker engine: one that answers is used; otherwise root starts dockerd by hand, and `stop` ends that one."""
+"""The Docker engine: one that answers is used; else root starts dockerd by hand, and `stop` ends that one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class Engine:
             return "No Docker engine answers, and only root can start one: start Docker, or run this as root."
         absent = [name for name in ("docker", "dockerd", "iptables") if not shutil.which(name)]
         if absent:
-            return f"No Docker engine answers and {', '.join(absent)} is absent: run `python -m tests.lab setup`."
+            names = ", ".join(absent)
+            return f"No Docker engine answers and {names} is absent: run `python -m tests.lab setup`."
         return None
 
     def _start(self) -> None:

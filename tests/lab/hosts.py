@@ -152,7 +152,7 @@ class Lab:
         return not subprocess.run([*self.ssh(address), "true"], capture_output=True, check=False).returncode
 
     def exec(self, name: str, *argv: str, check: bool = True) -> str:
-        """What a program on the host prints, run from outside (not over ssh). Raises LabError when it fails."""
+        """What a program on the host prints, run from outside and not over ssh. Raises LabError."""
         return run("docker", "exec", name, *argv, check=check)
 
     def tell(self, name: str, *fault: str) -> str:

@@ -124,7 +124,7 @@ FAULTS = {"lost": _lost, "ecc": _ecc, "remap": _remap, "ghost": _ghost, "throttl
 
 
 def _log_xid(gpu: Gpu, number: int) -> None:
-    """The driver's line goes to the journal under the kernel's name: a container cannot write the kernel log."""
+    """The driver's line, in the journal under the kernel's name: a container has no kernel log of its own."""
     said = "GPU has fallen off the bus." if number == 79 else "pid=unknown, name=unknown"
     line = f"NVRM: Xid (PCI:{gpu.bus.rpartition('.')[0].lower()}): {number}, {said}"
     subprocess.run(["logger", "-t", "kernel", "-p", "user.err", line], check=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +18,7 @@ class UnknownField(Exception):
 
 
 def now() -> str:
-    return datetime.datetime.now().strftime("%Y/%m/%d %H:%M:%S.%f")[:-3]  # noqa: DTZ005 - the tool prints local time
+    return dt.datetime.now().strftime("%Y/%m/%d %H:%M:%S.%f")[:-3]  # noqa: DTZ005 - the tool prints local time
 
 
 def flatten(nodes: Any, prefix: str = "") -> dict[str, str]:
@@ -98,7 +98,7 @@ def _choose(asked: str, fields: list[Field]) -> list[Field]:
     chosen = []
     for name in (part.strip() for part in asked.split(",")):
         if name not in known:
-            raise UnknownField(f'Field "{name}" is not a valid field to query.\n')
+            raise UnknownField(f'Field "{name}" is not a valid field to query.\n\n')
         chosen.append(known[name])
     return chosen
 

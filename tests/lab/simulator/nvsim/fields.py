@@ -4,6 +4,8 @@ A source is a path in the GPU's XML tree, or a name in `csvout.OWN` behind an eq
 is a field which no described model supports.
 """
 
+# ruff: noqa: E501 - a table reads by its lines
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ class Field:
     aliases: tuple[str, ...]
 
 
-# name [unit] | aliases | source
+# a line: the name with its unit, the aliases, the source
 _TABLE = """
 timestamp | | =timestamp
 driver_version | | =driver

@@ -1,4 +1,4 @@
-"""The changes nvidia-smi makes to a GPU. Each returns what is printed; Refused carries message and exit code."""
+"""The changes nvidia-smi makes to a GPU; each returns what is printed, or raises Refused."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from .state import ECC_KINDS, Gpu, Machine, fresh
 
 IN_USE = 19
 USAGE = 2
+LOST = "GPU is lost.  Reboot the system to recover this GPU"
 UNSUPPORTED = 3
 
 
@@ -144,9 +145,7 @@ def mig_mode(machine: Machine, gpu: Gpu, value: str) -> str:
         verb = "enable" if wanted else "disable"
         return (
             f"Warning: MIG mode is in pending {verb} state for GPU {gpu.smi_bus}:In use by another client\n"
-            f"{gpu.smi_bus} is currently being used by one or more other processes (e.g. CUDA application or a "
-            "monitoring application such as another instance of nvidia-smi). Please first kill all processes "
-            "using the device and retry the command or reboot the system to make MIG mode effective.\n"
+            f"{gpu.smi_bus} is currently being used by one or more other processes.\n"
         )
     gpu.state["mig_current"] = wanted
     gpu.state["instances"] = []
@@ -161,7 +160,7 @@ def reset(machine: Machine, gpus: list[Gpu]) -> str:
     reasons = {}
     for gpu in gpus:
         if gpu.state["lost"]:
-            reasons[gpu.smi_bus] = "GPU is lost.  Reboot the system to recover this GPU"
+            reasons[gpu.smi_bus] = LOST
         elif machine.processes(gpu):
             reasons[gpu.smi_bus] = "In use by another client"
     if reasons:
@@ -179,15 +178,15 @@ def _not_reset(reasons: dict[str, str]) -> str:
     subject = "1 device is" if count == 1 else f"{count} devices are"
     return (
         f"The following GPUs could not be reset:\n{listed}\n"
-        f"{subject} currently being used by one or more other processes (e.g., Fabric Manager, CUDA application, "
-        "graphics application such as an X server, or a monitoring application such as another instance of "
-        "nvidia-smi). Please first kill all processes using this device and all compute applications running in "
-        "the system even when they are running on other GPUs and then try to reset the GPU again.\n"
+        f"{subject} currently being used by one or more other processes.\n"
     )
 
 
 def _after_reset(gpu: Gpu) -> None:
-    """Persistence, the power limit, the compute mode and lifetime counters outlive a reset."""
+    """Persistence, power limit, compute mode and lifetime counters outlive a reset here.
+
+    That is the harder case for whoever has to put a GPU back as it was.
+    """
     state, new = gpu.state, fresh(gpu.model)
     for name in ("gpu_clocks", "memory_clocks", "application_clocks", "volatile", "ghost", "throttle"):
         state[name] = new[name]

@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable
 
 from . import csvout, migcmd, settings, text, xmlout
+from .fields import Field
 from .settings import Refused
 from .state import Gpu, Machine, change, read
 
 NO_PERMISSION = 4
-NOT_FOUND = 6
-DRIVER_LOST = 15
-LIBRARY_MISMATCH = 18
 NO_DEVICES = 6
+NO_DRIVER = 9
+GPU_LOST = 15
+LIBRARY_MISMATCH = 18
+NO_HANDLE = 255
 
 Change = Callable[[Machine, Gpu, str], str]
 
@@ -72,7 +74,7 @@ def parse(arguments: list[str]) -> dict[str, str]:
 
 
 def select(machine: Machine, asked: str | None) -> list[Gpu]:
-    """The GPUs asked for by index, UUID, serial or bus id; a GPU off the bus stops the tool as it really does."""
+    """The GPUs asked for by index, UUID, serial or bus id; one GPU off the bus stops the whole tool."""
     present = [g for g in machine.gpus if g.state["lost"] != "gone"]
     chosen = []
     for name in (asked or "").split(","):
@@ -82,17 +84,14 @@ def select(machine: Machine, asked: str | None) -> list[Gpu]:
         chosen += [g for g in matches if g not in chosen]
     for gpu in chosen:
         if gpu.state["lost"] == "handle":
-            raise Refused(
-                f"Unable to determine the device handle for GPU{gpu.index}: {gpu.bus.upper()}: Unknown Error\n",
-                255,
-            )
+            raise Refused(f"{_no_handle(gpu)}: Unknown Error\n", NO_HANDLE)
         if gpu.state["lost"] == "lost":
-            raise Refused(
-                f"Unable to determine the device handle for GPU{gpu.index}: {gpu.bus.upper()}: GPU is lost.  "
-                "Reboot the system to recover this GPU\n",
-                DRIVER_LOST,
-            )
+            raise Refused(f"{_no_handle(gpu)}: {settings.LOST}\n", GPU_LOST)
     return chosen
+
+
+def _no_handle(gpu: Gpu) -> str:
+    return f"Unable to determine the device handle for GPU{gpu.index}: {gpu.bus.upper()}"
 
 
 def _names(gpu: Gpu) -> tuple[str, ...]:
@@ -111,9 +110,8 @@ def misbehave(machine: Machine) -> None:
         )
     if faults.get("no_driver"):
         raise Refused(
-            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the "
-            "latest NVIDIA driver is installed and running.\n\n",
-            9,
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n",
+            NO_DRIVER,
         )
 
 
@@ -127,9 +125,9 @@ def permit() -> None:
 
 def alter(asked: dict[str, str]) -> str:
     permit()
+    misbehave(read())  # before the lock: a hanging tool must not keep others from being told to heal it
     lines = []
     with change() as machine:
-        misbehave(machine)
         gpus = select(machine, asked.get("-i"))
         if "-r" in asked:
             lines.append(settings.reset(machine, gpus))
@@ -163,8 +161,8 @@ def subcommand(arguments: list[str]) -> str | None:
     name, rest = arguments[0], arguments[1:]
     if name == "mig":
         permit()
+        misbehave(read())
         with change() as machine:
-            misbehave(machine)
             gpus = select(machine, migcmd.options(rest).get("-i"))
             return migcmd.run(machine, gpus, rest)
     machine = read()
@@ -177,6 +175,10 @@ def subcommand(arguments: list[str]) -> str | None:
     return None
 
 
+def _help(field: Field) -> str:
+    return " or ".join(f'"{name}"' for name in (field.name, *field.aliases)) + "\n"
+
+
 def answer(arguments: list[str]) -> str:
     if arguments and (said := subcommand(arguments)) is not None:
         return said
@@ -184,7 +186,7 @@ def answer(arguments: list[str]) -> str:
     if "--version" in asked:
         return text.version()
     if "--help-query-gpu" in asked:
-        return "".join(f'"{f.name}"\n' for f in csvout.GPU_FIELDS)
+        return "".join(_help(field) for field in csvout.GPU_FIELDS)
     return alter(asked) if "-r" in asked or CHANGES.keys() & asked.keys() else show(asked)
 
 

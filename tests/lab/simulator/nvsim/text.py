@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 from . import mig
 from .models import CUDA, DRIVER
@@ -11,6 +12,7 @@ from .reading import read
 from .state import Gpu, Machine
 
 RULE = "+-----------------------------------------+------------------------+----------------------+"
+TITLES = "GPU   GI   CI              PID   Type   Process name                        GPU Memory"
 WIDE = "+" + "-" * 89 + "+"
 
 
@@ -45,31 +47,33 @@ def _row(machine: Machine, gpu: Gpu) -> list[str]:
     ecc = "N/A"
     if gpu.state["ecc_current"]:
         ecc = str(sum(int(n) for k, n in gpu.state["volatile"].items() if "uncorrectable" in k))
+    heat, load = (r[k].replace(" ", "") for k in ("temperature", "utilisation"))
+    mode = modes.get(gpu.state["compute_mode"], "Default")
     on = "On" if gpu.state["persistence"] else "Off"
     return [
-        f"| {gpu.index:>3}  {gpu.model.name:<29}  {on:>3} |   {gpu.smi_bus} Off | {ecc:>20} |",
-        f"| N/A  {r['temperature'].replace(' ', ''):>4}    {r['pstate']:<3}{watts:>13} / {limit:>5}  |"
-        f" {memory:>22} | {r['utilisation'].replace(' ', ''):>8}"
-        f" {modes.get(gpu.state['compute_mode'], 'Default'):>11} |",
+        f"| {gpu.index:>3}  {gpu.model.name:<29}  {on:<3} |   {gpu.smi_bus} Off | {ecc:>20} |",
+        f"| N/A  {heat:>4}    {r['pstate']:<3}{watts:>15} / {limit:>5} | {memory:>22} |{load:>8}{mode:>13} |",
         f"|{'':41}|{'':24}|{r['mig_current']:>21} |",
         RULE,
     ]
+
+
+def _process(gpu: Gpu, p: dict[str, Any]) -> str:
+    inside = p["instance"]
+    ids = f"{'N/A':>6}{'N/A':>5}{p['pid']:>16}" if inside is None else f"{inside:>5}{0:>5}{p['pid']:>17}"
+    name, memory = p["name"][:36], f"{p['memory']}MiB"
+    return f"|{gpu.index:>5}{ids}      C   {name}{memory:>{46 - len(name)}} |"
 
 
 def _processes(machine: Machine, gpus: list[Gpu]) -> list[str]:
     lines = [
         WIDE,
         f"| {'Processes:':<87} |",
-        f"| {' GPU   GI   CI              PID   Type   Process name                        GPU Memory':<87} |",
-        f"| {'       ID   ID                                                               Usage':<87} |",
+        f"|  {TITLES:<87}|",
+        f"|{'ID   ID':>15}{'Usage':>68}{'':6}|",
         "|" + "=" * 89 + "|",
     ]
-    rows = [
-        f"| {gpu.index:>4}  {p['instance'] or 'N/A':>4}  {'N/A' if p['instance'] is None else '0':>3}"
-        f"  {p['pid']:>15}      C   {p['name'][:30]:<30} {str(p['memory']) + 'MiB':>15}    |"
-        for gpu in gpus
-        for p in machine.processes(gpu)
-    ]
+    rows = [_process(gpu, p) for gpu in gpus for p in machine.processes(gpu)]
     return [*lines, *(rows or [f"| {' No running processes found':<87} |"]), WIDE]
 
 
