@@ -1,0 +1,90 @@
+"""HTTP of the ledger."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from sqlmodel import col
+
+from api.allocations import queries, service
+from api.allocations.lifecycle import State
+from api.allocations.models import Allocation, AllocationRead, ClaimRequest, ExtendRequest
+from api.core.access import Actor, Permission, needs
+from api.core.db import Tx
+from api.core.http import problems
+from api.core.pagination import Page, Pages, fetch
+from api.fleet.models import Inventory
+from api.workspaces import service as workspaces
+
+router = APIRouter(prefix="/api/v1", tags=["allocations"])
+Reader = Annotated[Actor, needs(Permission.ALLOCATIONS_READ)]
+Claimer = Annotated[Actor, needs(Permission.ALLOCATIONS_CLAIM)]
+Operator = Annotated[Actor, needs(Permission.FLEET_OPERATE)]
+FAULTS = problems(401, 403, 404, 409, 422)
+
+
+@router.post("/allocations", status_code=201, summary="Claim GPUs", responses=FAULTS)
+def claim(
+    asked: ClaimRequest,
+    tx: Tx,
+    actor: Claimer,
+    request: Request,
+    response: Response,
+    idempotency_key: Annotated[
+        str | None, Header(min_length=1, max_length=128, description="makes a retry safe")
+    ] = None,
+) -> AllocationRead:
+    """All of the GPUs or none. `409` is `quota-exceeded` or `capacity-exceeded`, with the numbers."""
+    settings = request.app.state.settings
+    allocation, workspace, gpus = service.claim(tx, actor, asked, settings, idempotency_key=idempotency_key)
+    if gpus is None:
+        response.headers["Idempotency-Replayed"] = "true"
+        return queries.with_gpus(tx, [allocation])[0]
+    return queries.read(allocation, workspace.slug, gpus)
+
+
+@router.get("/allocations", summary="List allocations, newest first", responses=problems(401, 403, 404, 422))
+def list_allocations(
+    tx: Tx,
+    pages: Pages,
+    actor: Reader,
+    state: Annotated[State | None, Query()] = None,
+    workspace: Annotated[str | None, Query(description="slug or id")] = None,
+) -> Page[AllocationRead]:
+    statement = service.visible(actor)
+    if state is not None:
+        statement = statement.where(col(Allocation.state) == state)
+    if workspace is not None:
+        found = workspaces.get(tx, actor, workspace)
+        statement = statement.where(col(Allocation.workspace_id) == found.id)
+    rows, following = fetch(tx, statement, col(Allocation.id), pages, newest_first=True)
+    return Page(items=queries.with_gpus(tx, rows), next_cursor=following)
+
+
+@router.get(
+    "/allocations/{allocation_id}", summary="Look at one allocation", responses=problems(401, 403, 404, 422)
+)
+def get_allocation(allocation_id: UUID, tx: Tx, actor: Reader) -> AllocationRead:
+    return queries.with_gpus(tx, [service.get(tx, actor, allocation_id)])[0]
+
+
+@router.post("/allocations/{allocation_id}/release", summary="Give the GPUs back", responses=FAULTS)
+def release(allocation_id: UUID, tx: Tx, actor: Claimer) -> AllocationRead:
+    """Ends the allocation; a host that nobody holds any more is reclaimed. Releasing twice is harmless."""
+    return queries.with_gpus(tx, [service.release(tx, actor, allocation_id)])[0]
+
+
+@router.post("/allocations/{allocation_id}/extend", summary="Move the end", responses=FAULTS)
+def extend(
+    allocation_id: UUID, asked: ExtendRequest, tx: Tx, actor: Claimer, request: Request
+) -> AllocationRead:
+    settings = request.app.state.settings
+    return queries.with_gpus(tx, [service.extend(tx, actor, allocation_id, asked.expires_at, settings)])[0]
+
+
+@router.get("/inventory", tags=["fleet"], summary="The fleet as an inventory", responses=problems(401, 403))
+def get_inventory(tx: Tx, actor: Operator) -> Inventory:  # noqa: ARG001
+    """What the Ansible inventory plugin reads."""
+    return queries.inventory(tx)

@@ -1,0 +1,251 @@
+"""Use cases of the ledger: claim, release, extend, expire. Each is one transaction of the caller's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from sqlmodel import col
+
+from api.allocations.lifecycle import Event, State, advance
+from api.allocations.models import Allocation, ClaimRequest, HeldGpu, Hold
+from api.core import audit, clock
+from api.core.access import Actor
+from api.core.db import table
+from api.core.errors import Conflict, Invalid, NotFound
+from api.core.ids import new_id
+from api.fleet import placement
+from api.fleet.placement import Taken, Wanted
+from api.settings import Settings
+from api.workspaces import service as workspaces
+from api.workspaces.models import ALL_MODELS, Workspace
+
+ALLOCATIONS, HOLDS = table(Allocation), table(Hold)
+TICK = timedelta(microseconds=1)
+
+
+class QuotaExceeded(Conflict):
+    code, title = "quota-exceeded", "The workspace's quota does not allow this"
+
+    def __init__(self, *, workspace: str, model: str | None, limit: int, used: int, asked: int) -> None:
+        of = f" of {model}" if model else ""
+        super().__init__(
+            f"{workspace} may hold {limit} GPUs{of} and holds {used}; {asked} more were asked for. "
+            "Release some or ask an administrator for more.",
+            workspace=workspace,
+            model=model,
+            limit=limit,
+            used=used,
+            asked=asked,
+        )
+
+
+class KeyReused(Conflict):
+    code, title = "idempotency-key-reused", "The Idempotency-Key belongs to another request"
+
+
+def claim(
+    tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings, *, idempotency_key: str | None = None
+) -> tuple[Allocation, Workspace, list[HeldGpu] | None]:
+    """Hold GPUs, all or none. A repeated key answers with the first allocation (and no list of GPUs).
+
+    Raises QuotaExceeded, CapacityExceeded, KeyReused, Invalid (an end in the past or too far off).
+    """
+    workspace = workspaces.for_claim(tx, actor, asked.workspace)
+    limits = workspaces.lock_quotas(tx, workspace.id)
+    digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
+    earlier = _replayed(tx, actor, workspace.id, idempotency_key, digest)
+    if earlier is not None:
+        return earlier, workspace, None
+    now = clock.now()
+    expires_at = _end(asked, now, settings)
+    _check_quota(workspace, limits, Counter({ALL_MODELS: asked.gpus}))
+    allocation_id = new_id()
+    taken, started_at = placement.take(tx, actor, _wanted(asked), allocation_id, now)
+    _check_quota(workspace, limits, Counter(gpu.model for gpu in taken) + Counter({ALL_MODELS: len(taken)}))
+    allocation = Allocation(
+        id=allocation_id,
+        workspace_id=workspace.id,
+        requested_by_id=actor.user_id,
+        requested_by=actor.name,
+        wanted=_wanted(asked).describe(),
+        created_at=now,
+        started_at=started_at,
+        expires_at=expires_at,
+        idempotency_key=idempotency_key,
+        request_digest=digest,
+    )
+    _insert(tx, allocation, taken)
+    after = {"workspace": workspace.slug, "gpus": [gpu.uuid for gpu in taken]}
+    audit.record(tx, actor, "allocation.claimed", allocation.id, after=after)
+    return allocation, workspace, [_held(gpu) for gpu in taken]
+
+
+def _insert(tx: Session, allocation: Allocation, taken: list[Taken]) -> None:
+    tx.execute(sa.insert(ALLOCATIONS), allocation.model_dump())
+    tx.execute(
+        sa.insert(HOLDS),
+        [
+            {
+                "id": new_id(),
+                "allocation_id": allocation.id,
+                "workspace_id": allocation.workspace_id,
+                "gpu_id": gpu.gpu_id,
+                "host_id": gpu.host_id,
+                "model": gpu.model,
+                "started_at": allocation.started_at,
+            }
+            for gpu in taken
+        ],
+    )
+
+
+def _wanted(asked: ClaimRequest) -> Wanted:
+    return Wanted(
+        count=asked.gpus,
+        model=asked.model,
+        memory_mib=asked.memory_mib,
+        region=asked.region,
+        labels=tuple(sorted(asked.labels.items())),
+        same_host=asked.same_host,
+        nvlink=asked.nvlink,
+        exclusive_host=asked.exclusive_host,
+    )
+
+
+def _held(gpu: Taken) -> HeldGpu:
+    return HeldGpu(
+        gpu_id=gpu.gpu_id,
+        uuid=gpu.uuid,
+        model=gpu.model,
+        memory_mib=gpu.memory_mib,
+        index=gpu.index,
+        host_id=gpu.host_id,
+        host=gpu.host,
+    )
+
+
+def _check_quota(workspace: Workspace, limits: dict[str, tuple[int, int]], asked: Counter[str]) -> None:
+    for model, number in asked.items():
+        limit, used = limits.get(model, (None, 0))
+        if limit is not None and used + number > limit:
+            raise QuotaExceeded(
+                workspace=workspace.slug, model=model or None, limit=limit, used=used, asked=number
+            )
+
+
+def _end(asked: ClaimRequest, now: datetime, settings: Settings) -> datetime:
+    seconds = asked.duration_seconds or settings.allocation_lifetime
+    return checked_end(asked.expires_at or now + timedelta(seconds=seconds), now, settings)
+
+
+def checked_end(end: datetime, now: datetime, settings: Settings) -> datetime:
+    furthest = now + timedelta(seconds=settings.allocation_lifetime_limit)
+    if end <= now:
+        raise Invalid("The end lies in the past.", expires_at=end.isoformat())
+    if end > furthest:
+        raise Invalid(
+            f"The end may be no later than {furthest:%Y-%m-%dT%H:%M:%SZ}.", latest=furthest.isoformat()
+        )
+    return end
+
+
+def _replayed(
+    tx: Session, actor: Actor, workspace_id: UUID, key: str | None, digest: str
+) -> Allocation | None:
+    if key is None:
+        return None
+    earlier = tx.execute(
+        sa.select(Allocation).where(
+            col(Allocation.workspace_id) == workspace_id,
+            col(Allocation.requested_by_id) == actor.user_id,
+            col(Allocation.idempotency_key) == key,
+        )
+    ).scalar_one_or_none()
+    if earlier is not None and earlier.request_digest != digest:
+        raise KeyReused("This Idempotency-Key was used for a different claim; use a new one.")
+    return earlier
+
+
+def get(tx: Session, actor: Actor, allocation_id: UUID) -> Allocation:
+    """One that the actor's workspaces do not own is not found."""
+    allocation = tx.execute(visible(actor).where(col(Allocation.id) == allocation_id)).scalar_one_or_none()
+    if allocation is None:
+        raise NotFound(f"There is no allocation {allocation_id} that you may see.")
+    return allocation
+
+
+def visible(actor: Actor) -> sa.Select[Allocation]:
+    statement = sa.select(Allocation)
+    if actor.operates:
+        return statement
+    return statement.where(col(Allocation.workspace_id).in_(workspaces.visible_ids(actor)))
+
+
+def release(tx: Session, actor: Actor, allocation_id: UUID) -> Allocation:
+    """End it now. Releasing what has ended changes nothing."""
+    allocation = _lock(tx, actor, allocation_id)
+    if allocation.state is State.ACTIVE:
+        _finish(tx, actor, allocation, Event.RELEASE)
+    return allocation
+
+
+def expire(tx: Session, actor: Actor, allocation_id: UUID) -> bool:
+    """End it if its time is over; False when somebody ended or extended it meanwhile."""
+    allocation = _lock(tx, actor, allocation_id)
+    if allocation.state is not State.ACTIVE or allocation.expires_at > clock.now():
+        return False
+    _finish(tx, actor, allocation, Event.EXPIRE)
+    return True
+
+
+def overdue(tx: Session) -> list[UUID]:
+    statement = sa.select(col(Allocation.id)).where(
+        col(Allocation.state) == State.ACTIVE, col(Allocation.expires_at) <= clock.now()
+    )
+    return list(tx.execute(statement.order_by(col(Allocation.expires_at)).limit(500)).scalars())
+
+
+def extend(tx: Session, actor: Actor, allocation_id: UUID, end: datetime, settings: Settings) -> Allocation:
+    allocation = _lock(tx, actor, allocation_id)
+    advance(allocation.state, Event.EXTEND)
+    before = allocation.expires_at
+    allocation.expires_at = checked_end(end, clock.now(), settings)
+    audit.record(
+        tx,
+        actor,
+        "allocation.extended",
+        allocation.id,
+        before={"expires_at": before.isoformat()},
+        after={"expires_at": allocation.expires_at.isoformat()},
+    )
+    return allocation
+
+
+def _lock(tx: Session, actor: Actor, allocation_id: UUID) -> Allocation:
+    """Quota first, then GPUs, then the host: every change of the ledger locks in that order."""
+    allocation = get(tx, actor, allocation_id)
+    workspaces.for_claim(tx, actor, allocation.workspace_id)
+    workspaces.lock_quotas(tx, allocation.workspace_id)
+    tx.refresh(allocation, with_for_update=True)
+    return allocation
+
+
+def _finish(tx: Session, actor: Actor, allocation: Allocation, event: Event) -> None:
+    ended = max(clock.now(), allocation.started_at + TICK)
+    allocation.state = advance(allocation.state, event)
+    allocation.ended_at = ended
+    tx.flush()
+    placement.give_back(
+        tx, actor, allocation.id, ended, reason=f"allocation {allocation.id} {allocation.state}"
+    )
+    tx.execute(
+        sa.update(HOLDS)
+        .where(HOLDS.c.allocation_id == allocation.id, HOLDS.c.ended_at.is_(None))
+        .values(ended_at=ended)
+    )
+    audit.record(tx, actor, f"allocation.{allocation.state}", allocation.id, before={"state": State.ACTIVE})

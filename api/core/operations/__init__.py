@@ -1,0 +1,1 @@
+"""Operations: the durable background units that users see."""

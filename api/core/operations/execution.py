@@ -1,0 +1,186 @@
+"""How a worker runs an operation: claim; act with no transaction open; apply if the claim is still ours."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from api.core import clock
+from api.core.access import Actor, system
+from api.core.db import Database
+from api.core.errors import Problem
+from api.core.operations import service
+from api.core.operations.lifecycle import Event
+from api.core.operations.models import LogLine, Operation
+
+log = logging.getLogger("ironyard.operations")
+FLUSH_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of the act. `interrupted`: the worker is stopping, the operation goes back to the queue."""
+
+    event: Event
+    reason: str | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+class Handler(Protocol):
+    """One kind of operation. Only `act` may touch the network, and it may be run again after a crash."""
+
+    def prepare(self, tx: Session, operation: Operation) -> Any: ...
+
+    def act(self, work: Any, reporter: Reporter) -> Outcome: ...
+
+    def apply(self, tx: Session, actor: Actor, operation: Operation, outcome: Outcome) -> None:
+        """Write what follows. An exception here makes the operation fail with its text."""
+        ...
+
+
+class Reporter:
+    """Takes log lines from any thread and writes them in batches; tells whether to stop."""
+
+    def __init__(self, database: Database, claim: service.Claim, stopping: threading.Event) -> None:
+        self.database = database
+        self.claim = claim
+        self.stopping = stopping
+        self.lost = threading.Event()
+        self.cancelled = threading.Event()
+        self._lines: queue.SimpleQueue[LogLine] = queue.SimpleQueue()
+        self._step: tuple[str, int] | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=f"report-{claim.operation_id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._flush()
+
+    def step(self, name: str, progress: int) -> None:
+        self._step = (name, progress)
+
+    def line(self, line: LogLine) -> None:
+        self._lines.put(line)
+
+    def should_stop(self) -> bool:
+        return self.cancelled.is_set() or self.lost.is_set() or self.stopping.is_set()
+
+    def _work(self) -> None:
+        while not self._done.wait(FLUSH_SECONDS):
+            try:
+                self._flush()
+            except Exception:
+                log.exception("the log of %s could not be written; trying again", self.claim.operation_id)
+
+    def _flush(self) -> None:
+        lines = []
+        while not self._lines.empty():
+            lines.append(self._lines.get())
+        try:
+            with self.database.transaction() as tx:
+                operation = service.still_ours(tx, self.claim)
+                if operation is None:
+                    self.lost.set()
+                    return
+                operation.heartbeat_at = clock.now()
+                if self._step:
+                    operation.step, operation.progress = self._step
+                service.log(tx, operation.id, lines)
+                if operation.cancel_requested:
+                    self.cancelled.set()
+        except Exception:
+            for line in lines:
+                self._lines.put(line)
+            raise
+
+
+class Executor:
+    """Runs operations by their kind's handler."""
+
+    def __init__(
+        self, database: Database, handlers: Mapping[str, Handler], worker: str, *, attempts: int
+    ) -> None:
+        self.database = database
+        self.handlers = handlers
+        self.worker = worker
+        self.attempts = attempts
+        self.stopping = threading.Event()
+        self.actor = system(worker)
+
+    def run(self, operation_id: UUID) -> None:
+        with self.database.transaction() as tx:
+            claim = service.claim(tx, operation_id, self.worker)
+        if claim is None:
+            return
+        outcome = self._act(claim)
+        if outcome.event is Event.SUCCEED or not outcome.interrupted:
+            self._apply(claim, outcome)
+        else:
+            self._give_back(claim)
+
+    def _act(self, claim: service.Claim) -> Outcome:
+        if claim.attempt > self.attempts:
+            return Outcome(Event.FAIL, f"The worker was lost {self.attempts} times while this ran.")
+        handler = self.handlers.get(claim.kind)
+        if handler is None:
+            return Outcome(Event.FAIL, f"No handler is registered for {claim.kind}.")
+        try:
+            with self.database.transaction() as tx:
+                operation = service.still_ours(tx, claim)
+                if operation is None:
+                    return Outcome(Event.FAIL, "The claim was lost.", interrupted=True)
+                if operation.cancel_requested:
+                    return Outcome(Event.CANCEL, "Cancelled before it began.")
+                work = handler.prepare(tx, operation)
+            with Reporter(self.database, claim, self.stopping) as reporter:
+                return handler.act(work, reporter)
+        except Exception as error:
+            log.exception("%s %s failed", claim.kind, claim.operation_id)
+            return Outcome(Event.FAIL, f"{type(error).__name__}: {error}")
+
+    def _apply(self, claim: service.Claim, outcome: Outcome) -> None:
+        try:
+            self._apply_once(claim, outcome)
+        except Exception as error:
+            log.exception("the outcome of %s could not be applied", claim.operation_id)
+            reason = str(error) if isinstance(error, Problem) else f"{type(error).__name__}: {error}"
+            self._apply_once(claim, Outcome(Event.FAIL, reason, outcome.result))
+
+    def _apply_once(self, claim: service.Claim, outcome: Outcome) -> None:
+        with self.database.transaction() as tx:
+            operation = service.still_ours(tx, claim)
+            if operation is None:
+                log.warning("%s was taken over; its outcome here is dropped", claim.operation_id)
+                return
+            service.finish(
+                tx, self.actor, operation, outcome.event, reason=outcome.reason, outcome=outcome.result
+            )
+            tx.flush()
+            handler = self.handlers.get(claim.kind)
+            if handler is not None:
+                handler.apply(tx, self.actor, operation, outcome)
+
+    def _give_back(self, claim: service.Claim) -> None:
+        with self.database.transaction() as tx:
+            operation = service.still_ours(tx, claim)
+            if operation is not None:
+                operation.attempt -= 1  # a planned stop is not a lost worker
+                service.log(
+                    tx,
+                    operation.id,
+                    [LogLine(message="The worker is stopping; this starts again elsewhere.")],
+                )
+                service.requeue(tx, operation)

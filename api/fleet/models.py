@@ -1,0 +1,308 @@
+"""Tables and shapes of hosts and GPUs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, model_validator
+from pydantic import Field as Member
+from sqlmodel import Field, SQLModel
+
+from api.core import clock
+from api.core.columns import EnumText, Json, UtcDateTime
+from api.core.ids import new_id
+from api.fleet.lifecycle import State
+
+
+class Health(StrEnum):
+    OK = "ok"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+NOT_RETIRED = sa.text("state <> 'retired'")
+NOT_REMOVED = sa.text("removed_at IS NULL")
+FREE = sa.text("schedulable AND held_by IS NULL")
+FREE_SQLITE = sa.text("schedulable = 1 AND held_by IS NULL")  # as SQLAlchemy writes the condition there
+
+
+class Host(SQLModel, table=True):
+    __tablename__ = "hosts"
+    __table_args__ = (
+        sa.Index(
+            "uq_hosts_name", "name", unique=True, sqlite_where=NOT_RETIRED, postgresql_where=NOT_RETIRED
+        ),
+        sa.Index(
+            "uq_hosts_address",
+            "address",
+            "port",
+            unique=True,
+            sqlite_where=NOT_RETIRED,
+            postgresql_where=NOT_RETIRED,
+        ),
+    )
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    name: str
+    address: str
+    port: int = 22
+    ssh_user: str
+    key_reference: str | None = None
+    sealed_key: str | None = None
+    host_keys: list[str] = Field(default_factory=list, sa_type=Json)
+    region: str = Field(index=True)
+    labels: dict[str, str] = Field(default_factory=dict, sa_type=Json)
+    state: State = Field(default=State.NEW, sa_type=EnumText(State), index=True)
+    state_since: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+    cordoned: bool = False
+    failed_step: str | None = None
+    failed_reason: str | None = None
+    facts: dict[str, Any] | None = Field(default=None, sa_type=Json)
+    manifest: dict[str, Any] | None = Field(default=None, sa_type=Json)
+    created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+
+
+class HostPeriod(SQLModel, table=True):
+    """One stay of a host in a state: `[started_at, ended_at)`. The capacity report adds these up."""
+
+    __tablename__ = "host_periods"
+    __table_args__ = (
+        sa.Index(
+            "uq_host_periods_open",
+            "host_id",
+            unique=True,
+            sqlite_where=sa.text("ended_at IS NULL"),
+            postgresql_where=sa.text("ended_at IS NULL"),
+        ),
+        sa.CheckConstraint("ended_at IS NULL OR ended_at >= started_at", name="ends_after_start"),
+    )
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    host_id: UUID = Field(foreign_key="hosts.id", index=True)
+    state: State = Field(sa_type=EnumText(State))
+    started_at: datetime = Field(sa_type=UtcDateTime)
+    ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class Gpu(SQLModel, table=True):
+    """`held_by` is the allocation that holds it now.
+
+    `schedulable` follows the host's state, its cordon and the GPU's health.
+    """
+
+    __tablename__ = "gpus"
+    __table_args__ = (
+        sa.Index("uq_gpus_uuid", "uuid", unique=True, sqlite_where=NOT_REMOVED, postgresql_where=NOT_REMOVED),
+        sa.Index("ix_gpus_free", "host_id", "index", sqlite_where=FREE_SQLITE, postgresql_where=FREE),
+    )
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    host_id: UUID = Field(foreign_key="hosts.id", index=True)
+    index: int
+    uuid: str
+    model: str
+    architecture: str | None = None
+    memory_mib: int
+    pci_address: str | None = None
+    serial: str | None = None
+    vbios: str | None = None
+    numa_node: int | None = None
+    nvlink_domain: str | None = None
+    mig_mode: str | None = None
+    region: str
+    health: Health = Field(default=Health.UNKNOWN, sa_type=EnumText(Health))
+    health_reasons: list[str] = Field(default_factory=list, sa_type=Json)
+    schedulable: bool = False
+    held_by: UUID | None = Field(default=None, index=True)
+    free_since: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+    enrolled_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+    removed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?$")]
+Region = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?$")]
+HostKey = Annotated[str, StringConstraints(pattern=r"^(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/=]+( \S+)?$")]
+
+
+class HostCreate(BaseModel):
+    """Give the private key itself (kept encrypted), or the path of a key file on the workers' machines."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "name": "gpu-01",
+                "address": "10.0.4.11",
+                "ssh_user": "root",
+                "key_reference": "/etc/ironyard/keys/fleet",
+                "region": "eu-west",
+                "labels": {"rack": "b12"},
+            }
+        },
+    )
+
+    name: HostName
+    address: Address
+    port: int = Member(default=22, ge=1, le=65535)
+    ssh_user: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "root"
+    key: SecretStr | None = Member(default=None, max_length=16384, description="private key, OpenSSH or PEM")
+    key_reference: Annotated[str, StringConstraints(pattern=r"^/[^\n]{1,1000}$")] | None = None
+    host_keys: list[HostKey] = Member(
+        default_factory=list, max_length=8, description="public host keys; empty: trusted on first use"
+    )
+    region: Region
+    labels: dict[Label, Annotated[str, StringConstraints(max_length=128)]] = Member(
+        default_factory=dict, max_length=50
+    )
+    enroll: bool = Member(default=True, description="false: only record it, to be enrolled by hand")
+
+    @model_validator(mode="after")
+    def _one_key(self) -> HostCreate:
+        if (self.key is None) == (self.key_reference is None):
+            raise ValueError("give exactly one of key and key_reference")
+        if self.key is not None and "PRIVATE KEY-----" not in self.key.get_secret_value():
+            raise ValueError("key must be a private key in OpenSSH or PEM form")
+        return self
+
+
+class EnrollAgain(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"example": {"trust_new_host_key": False}}, extra="forbid")
+
+    trust_new_host_key: bool = Member(
+        default=False, description="the machine was reinstalled: forget its SSH host keys and its manifest"
+    )
+
+
+class Reason(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"example": {"reason": "fan 3 is loud"}}, extra="forbid")
+
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] | None = None
+
+
+class GpuRead(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    host_id: UUID
+    host: str
+    index: int
+    uuid: str
+    model: str
+    architecture: str | None
+    memory_mib: int
+    pci_address: str | None
+    serial: str | None
+    vbios: str | None
+    numa_node: int | None
+    nvlink_domain: str | None
+    mig_mode: str | None
+    region: str
+    health: Health
+    health_reasons: list[str]
+    schedulable: bool = Member(description="may be lent when nobody holds it")
+    held_by: UUID | None = Member(description="the allocation that holds it now")
+
+
+class HostRead(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    name: str
+    address: str
+    port: int
+    region: str
+    labels: dict[str, str]
+    state: State
+    state_since: datetime
+    state_meaning: str
+    cordoned: bool
+    failed_step: str | None
+    failed_reason: str | None
+    gpus: int
+    gpus_held: int
+    gpu_models: list[str]
+    created_at: datetime
+
+
+class HostDetail(HostRead):
+    ssh_user: str
+    key_reference: str | None
+    host_keys: list[str]
+    facts: dict[str, Any] | None
+    gpu_list: list[GpuRead]
+
+
+class InventoryHost(BaseModel):
+    id: UUID
+    name: str
+    address: str
+    port: int
+    user: str
+    key_reference: str | None
+    host_keys: list[str]
+    state: State
+    cordoned: bool
+    region: str
+    labels: dict[str, str]
+    models: list[str]
+    workspaces: list[str]
+    manifest: dict[str, Any] | None
+
+
+class Inventory(BaseModel):
+    hosts: list[InventoryHost]
+
+
+class GpuFacts(BaseModel):
+    """One GPU as the discover role reports it."""
+
+    index: int = Member(ge=0, le=255)
+    uuid: Annotated[str, StringConstraints(pattern=r"^GPU-[0-9a-fA-F-]{36}$")]
+    model: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    architecture: str | None = None
+    memory_mib: int = Member(gt=0)
+    pci_address: str | None = None
+    serial: str | None = None
+    vbios: str | None = None
+    numa_node: int | None = None
+    nvlink_domain: str | None = None
+    mig_mode: str | None = None
+    health: Health
+    health_reasons: list[str] = Member(default_factory=list)
+
+
+class HostFacts(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    gpus: list[GpuFacts] = Member(min_length=1, max_length=64)
+
+
+class PlayReport(BaseModel):
+    """What the last role of every playbook hands over."""
+
+    model_config = ConfigDict(extra="allow")
+
+    playbook: str
+    version: str
+    ok: bool
+    failed_step: str | None = None
+    failed_reason: str | None = None
+    steps: list[dict[str, Any]] = Member(default_factory=list, max_length=20)
+    facts: dict[str, Any] | None = None
+    manifest: dict[str, Any] | None = None
+    host_keys: list[HostKey] | None = None
+    findings: list[str] = Member(default_factory=list)
+
+
+class PlayStats(BaseModel):
+    ok: int = 0
+    changed: int = 0
+    failures: int = 0
+    unreachable: int = 0
+    skipped: int = 0

@@ -1,0 +1,148 @@
+"""Background work of the fleet: each kind of operation runs one playbook against one host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from sqlmodel import col
+
+from api.core import clock
+from api.core.access import Actor, system
+from api.core.crypto import SecretBox
+from api.core.errors import Problem
+from api.core.operations import service as operations
+from api.core.operations.execution import Handler, Outcome, Reporter
+from api.core.operations.lifecycle import Event, State
+from api.core.operations.models import Operation
+from api.fleet import playbooks, runner, service
+from api.fleet.models import Host, PlayReport
+from api.settings import Settings
+
+BY_HAND = "ansible-playbook:"
+
+
+@dataclass(frozen=True, slots=True)
+class PlaybookHandler:
+    """Runs a playbook and moves its host by what came of it."""
+
+    playbook: playbooks.Playbook
+    settings: Settings
+    box: SecretBox
+
+    def prepare(self, tx: Session, operation: Operation) -> runner.Target:
+        host = service.get(tx, operation.subject_id)
+        anew = bool(operation.arguments.get("trust_new_host_key"))
+        return runner.Target(
+            operation_id=operation.id,
+            host_id=host.id,
+            name=host.name,
+            address=host.address,
+            port=host.port,
+            user=host.ssh_user,
+            key=self.box.open(host.sealed_key) if host.sealed_key else None,
+            key_file=host.key_reference,
+            host_keys=[] if anew else list(host.host_keys),
+            variables=play_variables(host, forget_manifest=anew),
+        )
+
+    def act(self, work: runner.Target, reporter: Reporter) -> Outcome:
+        timeout = self.settings.enroll_timeout
+        if self.playbook.kind == service.RECLAIM:
+            timeout = self.settings.reclaim_timeout
+        run = runner.run(
+            self.playbook,
+            work,
+            reporter,
+            playbooks=self.settings.playbooks_dir.resolve(),
+            timeout=timeout,
+            ssh_timeout=self.settings.ssh_timeout,
+        )
+        interrupted = reporter.stopping.is_set() and not reporter.cancelled.is_set()
+        return Outcome(
+            run.event, run.reason, _document(run), interrupted=interrupted or reporter.lost.is_set()
+        )
+
+    def apply(self, tx: Session, actor: Actor, operation: Operation, outcome: Outcome) -> None:
+        document = outcome.result
+        report = document.get("whole_report")
+        run = playbooks.Run(
+            outcome.event,
+            outcome.reason,
+            document.get("failed_step"),
+            PlayReport.model_validate(report) if report else None,
+            document.get("stats", {}),
+            document.get("host_keys", []),
+        )
+        operation.outcome = playbooks.outcome_document(run)
+        playbooks.conclude(tx, actor, operation, run)
+
+
+def _document(run: playbooks.Run) -> dict[str, object]:
+    return {
+        "stats": run.stats,
+        "failed_step": run.step,
+        "host_keys": run.host_keys,
+        "whole_report": run.report.model_dump() if run.report else None,
+    }
+
+
+def play_variables(host: Host, *, forget_manifest: bool = False) -> dict[str, object]:
+    """The host variables of the plays; the inventory plugin gives the same ones by hand."""
+    return {
+        "ironyard_host_id": str(host.id),
+        "ironyard_host_name": host.name,
+        "ironyard_state": str(host.state),
+        "ironyard_region": host.region,
+        "ironyard_labels": host.labels,
+        "ironyard_manifest": None if forget_manifest else host.manifest,
+    }
+
+
+def handlers(settings: Settings) -> dict[str, Handler]:
+    box = SecretBox(settings.encryption_key)
+    return {
+        playbook.kind: PlaybookHandler(playbook, settings, box) for playbook in playbooks.PLAYBOOKS.values()
+    }
+
+
+def fail_silent_runs(tx: Session, *, silence: float) -> int:
+    """End runs by hand whose `ansible-playbook` has not been heard of for `silence` seconds."""
+    silent = tx.execute(
+        sa.select(Operation)
+        .where(
+            col(Operation.state) == State.RUNNING,
+            col(Operation.worker).startswith(BY_HAND),
+            col(Operation.heartbeat_at) < clock.now() - timedelta(seconds=silence),
+        )
+        .with_for_update(skip_locked=True)
+    ).scalars()
+    count = 0
+    for operation in silent:
+        finish_by_hand(
+            tx,
+            system(),
+            operation,
+            playbooks.Run(Event.FAIL, f"ansible-playbook was not heard of for {silence:.0f} seconds."),
+        )
+        count += 1
+    return count
+
+
+def finish_by_hand(tx: Session, actor: Actor, operation: Operation, run: playbooks.Run) -> None:
+    """End a run by hand the way the worker ends its own: what cannot be applied is a failure."""
+    try:
+        with tx.begin_nested():
+            _finish(tx, actor, operation, run)
+    except Problem as problem:
+        tx.refresh(operation)
+        _finish(tx, actor, operation, replace(run, event=Event.FAIL, reason=problem.detail))
+
+
+def _finish(tx: Session, actor: Actor, operation: Operation, run: playbooks.Run) -> None:
+    document = playbooks.outcome_document(run)
+    operations.finish(tx, actor, operation, run.event, reason=run.reason, outcome=document)
+    tx.flush()
+    playbooks.conclude(tx, actor, operation, run)

@@ -1,0 +1,244 @@
+"""Choosing free GPUs and taking them, all or nothing, without waiting for other claims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from sqlmodel import col
+
+from api.core.access import Actor
+from api.core.db import is_sqlite, table
+from api.core.errors import Conflict
+from api.fleet import service
+from api.fleet.lifecycle import Event, State, advance
+from api.fleet.models import Gpu, Host
+
+GPU, HOST = table(Gpu), table(Host)
+CANDIDATE_HOSTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a claim asks of the GPUs. Memory in MiB, of each GPU."""
+
+    count: int
+    model: str | None = None
+    memory_mib: int | None = None
+    region: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    same_host: bool = False
+    nvlink: bool = False
+    exclusive_host: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        named = {
+            "model": self.model,
+            "memory_mib": self.memory_mib,
+            "region": self.region,
+            "labels": dict(self.labels),
+            "same_host": self.same_host,
+            "nvlink": self.nvlink,
+            "exclusive_host": self.exclusive_host,
+        }
+        return {"gpus": self.count} | {name: value for name, value in named.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    gpu_id: UUID
+    host_id: UUID
+    host: str
+    index: int
+    uuid: str
+    model: str
+    memory_mib: int
+
+
+class CapacityExceeded(Conflict):
+    code, title = "capacity-exceeded", "Not enough free GPUs match"
+
+
+def take(
+    tx: Session, actor: Actor, wanted: Wanted, holder: UUID, at: datetime
+) -> tuple[list[Taken], datetime]:
+    """Mark free GPUs as held by `holder`; also the moment from which they are, `at` or a little later.
+
+    Raises CapacityExceeded, naming what is short.
+
+    Partly used hosts are filled first, so that whole hosts stay whole. Free GPUs that another claim is
+    looking at are skipped; only when that leaves too few does this one wait for those claims to end.
+    """
+    if wanted.same_host or wanted.nvlink or wanted.exclusive_host:
+        rows = _take_together(tx, wanted, holder)
+    else:
+        rows = _take_any(tx, wanted, holder)
+    if not rows:
+        raise _shortage(tx, wanted)
+    hosts, since = _claim_hosts(tx, actor, sorted({row.host_id for row in rows}), at)
+    # Clocks of several processes differ: a hold never begins before its GPU was free and its host lent.
+    began = max(since, *(row.free_since for row in rows))
+    taken = [
+        Taken(
+            row.id,
+            row.host_id,
+            hosts[row.host_id],
+            row.index,
+            row.uuid,
+            row.model,
+            row.memory_mib,
+        )
+        for row in sorted(rows, key=lambda row: (row.host_id, row.index))
+    ]
+    return taken, began
+
+
+def give_back(tx: Session, actor: Actor, holder: UUID, at: datetime, *, reason: str) -> None:
+    """Free what `holder` holds; a host that nobody holds any more goes into reclaim."""
+    held = tx.execute(sa.select(GPU.c.host_id).where(GPU.c.held_by == holder).distinct()).scalars()
+    host_ids = sorted(held)
+    for host_id in host_ids:
+        service.lock(tx, host_id)
+    tx.execute(sa.update(GPU).where(GPU.c.held_by == holder).values(held_by=None, free_since=at))
+    for host_id in host_ids:
+        if service.held_gpus(tx, host_id) == 0:
+            service.fire(tx, actor, host_id, Event.RELEASE, reason=reason, at=at)
+
+
+def _free(wanted: Wanted) -> sa.ColumnElement[bool]:
+    return sa.and_(GPU.c.schedulable, GPU.c.held_by.is_(None), _matches(wanted))
+
+
+def _matches(wanted: Wanted) -> sa.ColumnElement[bool]:
+    conditions: list[sa.ColumnElement[bool]] = [GPU.c.removed_at.is_(None)]
+    if wanted.model is not None:
+        conditions.append(GPU.c.model == wanted.model)
+    if wanted.memory_mib is not None:
+        conditions.append(GPU.c.memory_mib >= wanted.memory_mib)
+    if wanted.region is not None:
+        conditions.append(GPU.c.region == wanted.region)
+    if wanted.nvlink:
+        conditions.append(GPU.c.nvlink_domain.is_not(None))
+    if wanted.labels:
+        labelled = [col(Host.labels)[key].as_string() == value for key, value in wanted.labels]
+        conditions.append(GPU.c.host_id.in_(sa.select(HOST.c.id).where(*labelled)))
+    return sa.and_(*conditions)
+
+
+def _update(holder: UUID, picked: sa.Select[Any]) -> Any:
+    chosen = picked.cte("picked")
+    return (
+        sa.update(GPU)
+        .where(GPU.c.id.in_(sa.select(chosen.c.id)))
+        .values(held_by=holder)
+        .returning(
+            GPU.c.id, GPU.c.host_id, GPU.c.index, GPU.c.uuid, GPU.c.model, GPU.c.memory_mib, GPU.c.free_since
+        )
+    )
+
+
+def _take_any(tx: Session, wanted: Wanted, holder: UUID) -> list[Any]:
+    partly_used = sa.case((HOST.c.state == State.ALLOCATED, 0), else_=1)
+    free = sa.select(GPU.c.id).join(HOST, HOST.c.id == GPU.c.host_id).where(_free(wanted)).limit(wanted.count)
+    picked = free.order_by(partly_used, GPU.c.host_id, GPU.c.index)
+    if is_sqlite(tx):
+        return _all_or_none(tx, wanted, holder, list(tx.execute(_update(holder, picked))))
+    attempt = tx.begin_nested()
+    rows = list(tx.execute(_update(holder, picked.with_for_update(skip_locked=True, of=GPU))))
+    if len(rows) == wanted.count:
+        attempt.commit()
+        return rows
+    attempt.rollback()
+    # Waiting claims lock in the order of ids and hold nothing yet, so they cannot wait for each other.
+    waiting = free.order_by(GPU.c.id).with_for_update(of=GPU)
+    return _all_or_none(tx, wanted, holder, list(tx.execute(_update(holder, waiting))))
+
+
+def _all_or_none(tx: Session, wanted: Wanted, holder: UUID, rows: list[Any]) -> list[Any]:
+    if len(rows) < wanted.count:  # let go, so that the shortage is counted as others see it
+        tx.execute(sa.update(GPU).where(GPU.c.held_by == holder).values(held_by=None))
+        return []
+    return rows
+
+
+def _take_together(tx: Session, wanted: Wanted, holder: UUID) -> list[Any]:
+    groups = [GPU.c.host_id, GPU.c.nvlink_domain] if wanted.nvlink else [GPU.c.host_id]
+    candidates = (
+        sa.select(*groups)
+        .where(_free(wanted))
+        .group_by(*groups)
+        .having(sa.func.count() >= wanted.count)
+        .order_by(sa.func.count(), GPU.c.host_id)
+        .limit(CANDIDATE_HOSTS)
+    )
+    for group in list(tx.execute(candidates)):
+        here = [GPU.c.host_id == group.host_id]
+        if wanted.nvlink:
+            here.append(GPU.c.nvlink_domain == group.nvlink_domain)
+        rows = _take_here(tx, wanted, holder, group.host_id, here)
+        if rows:
+            return rows
+    return []
+
+
+def _take_here(tx: Session, wanted: Wanted, holder: UUID, host_id: UUID, here: list[Any]) -> list[Any]:
+    count = wanted.count
+    if wanted.exclusive_host:
+        here = [GPU.c.host_id == host_id]
+        whole = sa.select(sa.func.count()).where(*here, GPU.c.removed_at.is_(None))
+        count = tx.execute(whole).scalar_one()
+    picked = (
+        sa.select(GPU.c.id).where(_free(wanted), *here).order_by(GPU.c.index).limit(count).with_for_update()
+    )
+    attempt = tx.begin_nested()
+    rows = list(tx.execute(_update(holder, picked)))
+    if len(rows) == count:
+        attempt.commit()
+        return rows
+    attempt.rollback()
+    return []
+
+
+def _claim_hosts(
+    tx: Session, actor: Actor, host_ids: list[UUID], at: datetime
+) -> tuple[dict[UUID, str], datetime]:
+    """The names of the hosts, of which idle ones become allocated, and the moment since when all are."""
+    statement = sa.select(HOST.c.id, HOST.c.name, HOST.c.state, HOST.c.state_since)
+    names, latest = {}, at
+    for host in sorted(tx.execute(statement.where(HOST.c.id.in_(host_ids))), key=lambda row: row.id):
+        names[host.id], since = host.name, host.state_since
+        if host.state is State.IDLE:
+            since = _claim_idle(tx, actor, host.id, max(at, since))
+        latest = max(latest, since)
+    return names, latest
+
+
+def _claim_idle(tx: Session, actor: Actor, host_id: UUID, at: datetime) -> datetime:
+    """`fire` for claims: it locks only the host, since a claim may lock no GPU but its own."""
+    after = advance(State.IDLE, Event.CLAIM)
+    moved = tx.execute(
+        sa.update(HOST)
+        .where(HOST.c.id == host_id, HOST.c.state == State.IDLE)
+        .values(state=after, state_since=at)
+        .returning(HOST.c.id)
+    ).first()
+    if moved is None:  # another claim was first
+        since: datetime = tx.execute(sa.select(HOST.c.state_since).where(HOST.c.id == host_id)).scalar_one()
+        return since
+    service.keep_period(tx, host_id, after, at)
+    service.audit_event(tx, actor, host_id, Event.CLAIM, before=State.IDLE, after=after)
+    return at
+
+
+def _shortage(tx: Session, wanted: Wanted) -> CapacityExceeded:
+    free = tx.execute(sa.select(sa.func.count()).where(_free(wanted))).scalar_one()
+    matching = tx.execute(sa.select(sa.func.count()).where(_matches(wanted))).scalar_one()
+    together = free >= wanted.count
+    detail = f"Asked for {wanted.count} GPUs; {free} that match are free, of {matching} in the fleet."
+    if together:
+        detail += " They are not on one host (or not in one NVLink domain, or not a whole host)."
+    return CapacityExceeded(detail, asked=wanted.describe(), free=free, matching=matching)

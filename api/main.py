@@ -1,0 +1,105 @@
+"""The facade: `create_app` is the only wiring."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from sqlalchemy.orm import Session
+
+from api.allocations.router import router as allocations
+from api.billing.router import router as billing
+from api.core import audit, health
+from api.core.crypto import SecretBox
+from api.core.db import Database, make_engine
+from api.core.http import ProblemDocument, install
+from api.core.metrics import Rows
+from api.core.operations.background import DbosDispatcher
+from api.core.operations.router import router as operations
+from api.core.operations.service import QUEUE
+from api.fleet import queries as fleet_queries
+from api.fleet.router import router as fleet
+from api.identity.router import router as identity
+from api.identity.tokens import TokenAuthenticator, Tokens
+from api.migrations import head
+from api.settings import Settings
+from api.workspaces.router import router as workspaces
+
+DESCRIPTION = """\
+A ledger of GPU hosts: enroll them, lend their GPUs under quota, reclaim them with proof, report their use.
+
+Errors are `application/problem+json` (RFC 9457) with a stable `code`. Lists page by `next_cursor`.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the facade on a migrated database. Fails at once when the settings are not fit for their mode."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        app.state.database.engine.dispose()
+
+    app = FastAPI(
+        title="Ironyard",
+        version=version("ironyard"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    _provide(app, settings)
+    install(app, body_limit=settings.body_limit)
+    for router in (
+        health.router,
+        identity,
+        workspaces,
+        fleet,
+        allocations,
+        operations,
+        billing,
+        audit.router,
+    ):
+        app.include_router(router)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _provide(app: FastAPI, settings: Settings) -> None:
+    engine = make_engine(settings)
+    state = app.state
+    state.settings = settings
+    state.database = Database(engine, **{QUEUE: DbosDispatcher(engine)})
+    state.secret_box = SecretBox(settings.encryption_key)
+    state.tokens = Tokens(settings.signing_key, settings.token_lifetime)
+    state.authenticator = TokenAuthenticator(state.database, state.tokens)
+    state.schema_head = head()
+    state.gauges = [
+        ("ironyard_hosts", "Hosts by state", ("state",), _hosts),
+        ("ironyard_gpus", "GPUs by model and use", ("model", "use"), _gpus),
+    ]
+
+
+def _hosts(tx: Session) -> Rows:
+    return [((state,), float(number)) for state, number in fleet_queries.count_by_state(tx)]
+
+
+def _gpus(tx: Session) -> Rows:
+    return [((model, use), float(number)) for model, use, number in fleet_queries.count_gpus(tx)]
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        schemas = schema["components"]["schemas"]
+        schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        app.openapi_schema = schema
+    return app.openapi_schema

@@ -1,0 +1,109 @@
+"""Every setting of the platform, read once from the environment (`IRONYARD_*`) and `.env`."""
+
+from __future__ import annotations
+
+import secrets
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+MINIMUM_SECRET_LENGTH = 32
+
+
+class Settings(BaseSettings):
+    """Durations are in seconds, sizes in bytes unless the name says otherwise.
+
+    In `production` mode construction fails unless both secrets are given and the database is named;
+    in `development` missing secrets are generated once and kept in `data_dir`, readable by the owner only.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="IRONYARD_", env_file=".env", extra="ignore")
+
+    mode: Literal["development", "production"] = "development"
+    data_dir: Path = Path(".ironyard")
+    database_url: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in data_dir")
+    database_pool_size: int = Field(default=10, ge=1, le=200)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=1, le=65535)
+    processes: int = Field(default=1, ge=1, le=64, description="API processes (PostgreSQL only)")
+    body_limit: int = Field(default=1_048_576, ge=1024)
+
+    token_secret: SecretStr = SecretStr("")
+    encryption_secret: SecretStr = SecretStr("")
+    token_lifetime: int = Field(default=12 * 3600, ge=60)
+    one_time_password_lifetime: int = Field(default=24 * 3600, ge=60)
+    administrator_email: str = "admin@ironyard.local"
+
+    default_gpu_quota: int = Field(default=8, ge=0)
+    allocation_lifetime: int = Field(default=7 * 86400, ge=60, description="when a claim names no end")
+    allocation_lifetime_limit: int = Field(default=90 * 86400, ge=60)
+
+    worker_concurrency: int = Field(default=4, ge=1, le=64)
+    worker_heartbeat: float = Field(default=2.0, gt=0)
+    worker_timeout: float = Field(default=15.0, gt=0, description="silence after which a worker is dead")
+    operation_attempts: int = Field(default=3, ge=1)
+    external_run_timeout: float = Field(default=120.0, gt=0, description="silence that ends a run by hand")
+    queue_polling: float = Field(default=0.25, gt=0)
+    expiry_interval: float = Field(default=5.0, gt=0)
+
+    playbooks_dir: Path = ROOT / "playbooks"
+    enroll_timeout: int = Field(default=1800, ge=10)
+    reclaim_timeout: int = Field(default=3600, ge=10)
+    ssh_timeout: int = Field(default=15, ge=1)
+
+    @model_validator(mode="after")
+    def _production_names_its_secrets(self) -> Self:
+        if self.mode != "production":
+            return self
+        for name in ("token_secret", "encryption_secret"):
+            if len(getattr(self, name).get_secret_value()) < MINIMUM_SECRET_LENGTH:
+                raise ValueError(
+                    f"IRONYARD_{name.upper()} must be set to at least {MINIMUM_SECRET_LENGTH} characters "
+                    "in production mode"
+                )
+        if self.token_secret == self.encryption_secret:
+            raise ValueError("IRONYARD_TOKEN_SECRET and IRONYARD_ENCRYPTION_SECRET must differ")
+        if not self.database_url:
+            raise ValueError("IRONYARD_DATABASE_URL must be set in production mode")
+        return self
+
+    @cached_property
+    def database(self) -> str:
+        """The database's SQLAlchemy URL."""
+        if self.database_url:
+            return self.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{self.data_dir.resolve() / 'ironyard.db'}"
+
+    @cached_property
+    def signing_key(self) -> str:
+        """Signs session tokens."""
+        return self._secret("token_secret")
+
+    @cached_property
+    def encryption_key(self) -> str:
+        """Encrypts secrets at rest."""
+        return self._secret("encryption_secret")
+
+    def _secret(self, name: str) -> str:
+        given: str = getattr(self, name).get_secret_value()
+        if given:
+            return given
+        kept = self.data_dir / name.replace("_", "-")
+        if not kept.exists():
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            draft = kept.with_suffix(f".{secrets.token_hex(4)}")
+            draft.touch(mode=0o600)
+            draft.write_text(secrets.token_urlsafe(48))
+            try:
+                kept.hardlink_to(draft)  # the first process wins, the others read its secret
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        return kept.read_text()

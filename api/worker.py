@@ -1,0 +1,118 @@
+"""The background process: runs operations, ends what has expired, picks up after dead workers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from api.allocations import service as allocations
+from api.core.access import system
+from api.core.db import Database, make_engine
+from api.core.operations import background, workers
+from api.core.operations.execution import Executor
+from api.core.operations.service import QUEUE
+from api.fleet import operations as fleet
+from api.fleet import runner
+from api.settings import Settings
+
+log = logging.getLogger("ironyard.worker")
+PATIENCE = 15  # seconds for running operations to give themselves back
+SECRETS = ("IRONYARD_TOKEN_SECRET", "IRONYARD_ENCRYPTION_SECRET", "IRONYARD_DATABASE_URL")
+
+
+class WorkerProcess:
+    """One worker: its identity, its executor and its periodic duties."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        engine = make_engine(settings)
+        self.database = Database(engine, **{QUEUE: background.DbosDispatcher(engine)})
+        with self.database.transaction() as tx:
+            self.id = workers.register(tx).id
+        handlers = fleet.handlers(settings)
+        self.executor = Executor(self.database, handlers, self.id, attempts=settings.operation_attempts)
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        background.launch(self.settings, self.id, self.executor.run)
+        log.info("%s takes operations", self.id)
+        duties = [
+            threading.Thread(target=self._every, args=(seconds, duty), name=duty.__name__, daemon=True)
+            for seconds, duty in (
+                (self.settings.worker_heartbeat, self.beat),
+                (self.settings.worker_heartbeat * 2, self.recover),
+                (self.settings.expiry_interval, self.expire),
+                (self.settings.worker_timeout, self.end_silent_runs),
+            )
+        ]
+        for duty in duties:
+            duty.start()
+        self.stop.wait()
+        self._shut_down()
+
+    def _every(self, seconds: float, duty: Callable[[], None]) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                duty()
+            except Exception:
+                log.exception("%s failed; trying again", duty.__name__)
+            if self.stop.wait(max(0.1, seconds - (time.monotonic() - began))):
+                return
+
+    def beat(self) -> None:
+        with self.database.transaction() as tx:
+            workers.beat(tx, self.id)
+
+    def recover(self) -> None:
+        with self.database.snapshot() as tx:
+            dead = workers.dead(tx, silence=self.settings.worker_timeout)
+        for worker_id in dead:
+            if worker_id == self.id:
+                continue
+            number = background.take_over(worker_id)
+            runner.sweep(worker_id)
+            with self.database.transaction() as tx:
+                workers.recovered(tx, worker_id, self.id)
+            log.warning("%s is dead; %d operations of its start again", worker_id, number)
+
+    def expire(self) -> None:
+        with self.database.snapshot() as tx:
+            overdue = allocations.overdue(tx)
+        for allocation_id in overdue:
+            with self.database.transaction() as tx:
+                allocations.expire(tx, system(), allocation_id)
+
+    def end_silent_runs(self) -> None:
+        with self.database.transaction() as tx:
+            fleet.fail_silent_runs(tx, silence=self.settings.external_run_timeout)
+
+    def _shut_down(self) -> None:
+        log.info("%s is stopping", self.id)
+        self.executor.stopping.set()
+        background.shut_down(PATIENCE)
+        with self.database.transaction() as tx:
+            workers.stopped(tx, self.id)
+        self.database.engine.dispose()
+
+
+def run(settings: Settings) -> None:
+    """Run one worker until SIGTERM or SIGINT. Blocks; call it from the main thread."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Read now, then taken out of the environment that ansible-playbook inherits.
+    settings.database, settings.signing_key, settings.encryption_key  # noqa: B018
+    for name in SECRETS:
+        os.environ.pop(name, None)
+    process = WorkerProcess(settings)
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        process.stop.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    process.run()

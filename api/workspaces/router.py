@@ -1,0 +1,87 @@
+"""HTTP of workspaces, members and quotas."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from sqlmodel import col
+
+from api.core.access import Actor, Permission, needs
+from api.core.db import Tx
+from api.core.http import problems
+from api.core.pagination import Page, Pages, fetch
+from api.workspaces import service
+from api.workspaces.models import (
+    MembershipRead,
+    MembershipSet,
+    Quota,
+    QuotaRead,
+    QuotaSet,
+    Workspace,
+    WorkspaceCreate,
+    WorkspaceRead,
+)
+
+router = APIRouter(prefix="/api/v1/workspaces", tags=["workspaces"])
+Reader = Annotated[Actor, needs(Permission.WORKSPACES_READ)]
+Administrator = Annotated[Actor, needs(Permission.WORKSPACES_ADMINISTER)]
+FAULTS = problems(401, 403, 404, 409, 422)
+
+
+@router.get("", summary="List the workspaces that I see", responses=problems(401, 403, 422))
+def list_workspaces(
+    tx: Tx, pages: Pages, actor: Reader, slug: Annotated[str | None, Query()] = None
+) -> Page[WorkspaceRead]:
+    statement = service.visible(actor)
+    if slug is not None:
+        statement = statement.where(col(Workspace.slug) == slug)
+    rows, following = fetch(tx, statement, col(Workspace.id), pages)
+    return Page(items=[WorkspaceRead.model_validate(row) for row in rows], next_cursor=following)
+
+
+@router.post("", status_code=201, summary="Create a workspace", responses=problems(401, 403, 409, 422))
+def create_workspace(asked: WorkspaceCreate, tx: Tx, actor: Administrator, request: Request) -> WorkspaceRead:
+    default = request.app.state.settings.default_gpu_quota
+    return WorkspaceRead.model_validate(service.create(tx, actor, asked, default_quota=default))
+
+
+@router.get("/{workspace}", summary="Look at one workspace", responses=FAULTS)
+def get_workspace(workspace: str, tx: Tx, actor: Reader) -> WorkspaceRead:
+    """By id or slug."""
+    return WorkspaceRead.model_validate(service.get(tx, actor, workspace))
+
+
+@router.get("/{workspace}/quotas", summary="See limits and what is held against them", responses=FAULTS)
+def get_quotas(workspace: str, tx: Tx, actor: Reader) -> list[QuotaRead]:
+    found = service.get(tx, actor, workspace)
+    return [_read(row) for row in service.quotas(tx, found.id)]
+
+
+@router.put("/{workspace}/quotas", summary="Set the quota", responses=FAULTS)
+def set_quotas(workspace: str, asked: QuotaSet, tx: Tx, actor: Administrator) -> list[QuotaRead]:
+    found = service.get(tx, actor, workspace)
+    return [_read(row) for row in service.set_quota(tx, actor, found.id, asked)]
+
+
+@router.get("/{workspace}/members", summary="List members", responses=FAULTS)
+def list_members(workspace: str, tx: Tx, actor: Reader) -> list[MembershipRead]:
+    return service.members(tx, actor, service.get(tx, actor, workspace).id)
+
+
+@router.put("/{workspace}/members/{user_id}", summary="Add a member or change a role", responses=FAULTS)
+def set_member(
+    workspace: str, user_id: UUID, asked: MembershipSet, tx: Tx, actor: Administrator
+) -> MembershipRead:
+    found = service.get(tx, actor, workspace)
+    return service.set_member(tx, actor, found.id, user_id, asked.role)
+
+
+@router.delete("/{workspace}/members/{user_id}", status_code=204, summary="Remove a member", responses=FAULTS)
+def remove_member(workspace: str, user_id: UUID, tx: Tx, actor: Administrator) -> None:
+    service.remove_member(tx, actor, service.get(tx, actor, workspace).id, user_id)
+
+
+def _read(row: Quota) -> QuotaRead:
+    return QuotaRead(model=row.model or None, gpu_limit=row.gpu_limit, gpus_held=row.gpus_held)

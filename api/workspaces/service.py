@@ -1,0 +1,161 @@
+"""Use cases of workspaces: create, see, members, quotas."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from sqlmodel import col
+
+from api.core import audit
+from api.core.access import Actor
+from api.core.db import table
+from api.core.errors import Exists, Forbidden, NotFound
+from api.identity import service as identity
+from api.workspaces.models import (
+    ALL_MODELS,
+    MAY_CLAIM,
+    Membership,
+    MembershipRead,
+    Quota,
+    QuotaSet,
+    Workspace,
+    WorkspaceCreate,
+    WorkspaceRole,
+)
+
+
+def create(tx: Session, actor: Actor, asked: WorkspaceCreate, *, default_quota: int) -> Workspace:
+    if tx.execute(sa.select(col(Workspace.id)).where(col(Workspace.slug) == asked.slug)).first():
+        raise Exists(f"A workspace {asked.slug} exists already.")
+    workspace = Workspace(slug=asked.slug, name=asked.name)
+    tx.add(workspace)
+    tx.flush()
+    limit = default_quota if asked.gpus is None else asked.gpus
+    tx.add(Quota(workspace_id=workspace.id, gpu_limit=limit))
+    if actor.user_id is not None:
+        tx.add(Membership(workspace_id=workspace.id, user_id=actor.user_id, role=WorkspaceRole.OWNER))
+    audit.record(tx, actor, "workspace.created", workspace.id, after={"slug": asked.slug, "gpus": limit})
+    return workspace
+
+
+def visible(actor: Actor) -> sa.Select[Workspace]:
+    """The workspaces that the actor may know of."""
+    statement = sa.select(Workspace)
+    if actor.operates:
+        return statement
+    return statement.where(col(Workspace.id).in_(visible_ids(actor)))
+
+
+def visible_ids(actor: Actor) -> sa.Select[UUID]:
+    return sa.select(col(Membership.workspace_id)).where(col(Membership.user_id) == actor.user_id)
+
+
+def get(tx: Session, actor: Actor, workspace: UUID | str) -> Workspace:
+    """By id or slug. One that the actor may not see is not found."""
+    by_id = _as_uuid(workspace)
+    wanted = col(Workspace.id) == by_id if by_id else col(Workspace.slug) == workspace
+    found = tx.execute(visible(actor).where(wanted)).scalar_one_or_none()
+    if found is None:
+        raise NotFound(f"There is no workspace {workspace} that you may see.")
+    return found
+
+
+def for_claim(tx: Session, actor: Actor, workspace: UUID | str) -> Workspace:
+    """The workspace, if the actor may hold GPUs in its name."""
+    found = get(tx, actor, workspace)
+    if actor.operates:
+        return found
+    role = tx.execute(
+        sa.select(col(Membership.role)).where(
+            col(Membership.workspace_id) == found.id, col(Membership.user_id) == actor.user_id
+        )
+    ).scalar_one()
+    if role not in MAY_CLAIM:
+        raise Forbidden(f"Your role in {found.slug} is {role}; claiming needs member, admin or owner.")
+    return found
+
+
+def slugs(tx: Session, ids: set[UUID]) -> dict[UUID, str]:
+    rows = tx.execute(sa.select(col(Workspace.id), col(Workspace.slug)).where(col(Workspace.id).in_(ids)))
+    return {row.id: row.slug for row in rows}
+
+
+def quotas(tx: Session, workspace_id: UUID) -> list[Quota]:
+    own = sa.select(Quota).where(col(Quota.workspace_id) == workspace_id).order_by(col(Quota.model))
+    return list(tx.execute(own).scalars())
+
+
+def lock_quotas(tx: Session, workspace_id: UUID) -> dict[str, tuple[int, int]]:
+    """Limit and GPUs held by model (the empty model: in all), locked: claims of a workspace take turns."""
+    quota = table(Quota)
+    rows = tx.execute(
+        sa.select(quota.c.model, quota.c.gpu_limit, quota.c.gpus_held)
+        .where(quota.c.workspace_id == workspace_id)
+        .order_by(quota.c.model)
+        .with_for_update()
+    )
+    return {row.model: (row.gpu_limit, row.gpus_held) for row in rows}
+
+
+def set_quota(tx: Session, actor: Actor, workspace_id: UUID, asked: QuotaSet) -> list[Quota]:
+    workspace = get(tx, actor, workspace_id)
+    own = sa.select(Quota).where(col(Quota.workspace_id) == workspace.id).order_by(col(Quota.model))
+    present = {row.model: row for row in tx.execute(own.with_for_update()).scalars()}
+    before = {model or "all": row.gpu_limit for model, row in present.items()}
+    wanted = {ALL_MODELS: asked.gpus} | asked.models
+    for model, limit in wanted.items():
+        if model in present:
+            present[model].gpu_limit = limit
+        else:
+            tx.add(Quota(workspace_id=workspace.id, model=model, gpu_limit=limit))
+    for model in present.keys() - wanted.keys():
+        tx.delete(present[model])
+    after = {model or "all": limit for model, limit in wanted.items()}
+    audit.record(tx, actor, "quota.changed", workspace.id, before=before, after=after)
+    tx.flush()
+    tx.expire_all()  # a trigger has counted what a new row's model holds
+    return quotas(tx, workspace.id)
+
+
+def members(tx: Session, actor: Actor, workspace_id: UUID) -> list[MembershipRead]:
+    workspace = get(tx, actor, workspace_id)
+    own = sa.select(Membership).where(col(Membership.workspace_id) == workspace.id)
+    rows = list(tx.execute(own.order_by(col(Membership.user_id))).scalars())
+    emails = identity.emails(tx, {row.user_id for row in rows})
+    return [MembershipRead(user_id=row.user_id, email=emails[row.user_id], role=row.role) for row in rows]
+
+
+def set_member(
+    tx: Session, actor: Actor, workspace_id: UUID, user_id: UUID, role: WorkspaceRole
+) -> MembershipRead:
+    workspace, user = get(tx, actor, workspace_id), identity.get_user(tx, user_id)
+    membership = tx.get(Membership, (workspace.id, user.id), with_for_update=True)
+    before = {"role": membership.role} if membership else None
+    if membership is None:
+        tx.add(Membership(workspace_id=workspace.id, user_id=user.id, role=role))
+    else:
+        membership.role = role
+    after = {"user": user.email, "role": role}
+    audit.record(tx, actor, "workspace.member_set", workspace.id, before=before, after=after)
+    return MembershipRead(user_id=user.id, email=user.email, role=role)
+
+
+def remove_member(tx: Session, actor: Actor, workspace_id: UUID, user_id: UUID) -> None:
+    workspace = get(tx, actor, workspace_id)
+    membership = tx.get(Membership, (workspace.id, user_id), with_for_update=True)
+    if membership is None:
+        raise NotFound(f"User {user_id} is not a member of {workspace.slug}.")
+    tx.delete(membership)
+    before = {"user_id": str(user_id), "role": membership.role}
+    audit.record(tx, actor, "workspace.member_removed", workspace.id, before=before)
+
+
+def _as_uuid(text: UUID | str) -> UUID | None:
+    if isinstance(text, UUID):
+        return text
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
