@@ -9,7 +9,7 @@ import shlex
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
@@ -56,7 +56,7 @@ plugin: ironyard
 ANNOUNCED = "known_hosts.announced"
 
 
-def credentials(url: Optional[str], path: str) -> tuple[Optional[str], Optional[str]]:
+def credentials(url: str | None, path: str) -> tuple[str | None, str | None]:
     """(address, token) from the environment, else from the credentials file. Raises ValueError when that is not JSON."""
     token = os.environ.get("IRONYARD_TOKEN")
     file = Path(path).expanduser()
@@ -68,7 +68,8 @@ def credentials(url: Optional[str], path: str) -> tuple[Optional[str], Optional[
 def fetch(address: str, token: str, timeout: int) -> list[dict[str, Any]]:
     """The ledger's hosts. Raises AnsibleParserError with what to do."""
     request = urllib.request.Request(  # noqa: S310 - the address is the operator's own setting
-        f"{address}/api/v1/inventory", headers={"Authorization": f"Bearer {token}", "Accept": "application/json"}
+        f"{address}/api/v1/inventory",
+        headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
     )
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
@@ -77,7 +78,9 @@ def fetch(address: str, token: str, timeout: int) -> list[dict[str, Any]]:
         raise AnsibleParserError(refusal(address, error)) from error
     except (OSError, urllib.error.URLError) as error:
         reason = getattr(error, "reason", error)
-        raise AnsibleParserError(f"Ironyard at {address} cannot be reached: {reason}. Is IRONYARD_URL right?") from error
+        raise AnsibleParserError(
+            f"Ironyard at {address} cannot be reached: {reason}. Is IRONYARD_URL right?"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise AnsibleParserError(f"{address}/api/v1/inventory did not answer with hosts: {error}") from error
 
@@ -120,7 +123,12 @@ def write_private(path: Path, text: str) -> None:
 
 def ssh_arguments(host: dict[str, Any], folder: Path) -> str:
     files = f'UserKnownHostsFile="{folder / "known_hosts"}" "{folder / ANNOUNCED}"'
-    options = ("StrictHostKeyChecking=yes", f"HostKeyAlias={host['id']}", files, "GlobalKnownHostsFile=/dev/null")
+    options = (
+        "StrictHostKeyChecking=yes",
+        f"HostKeyAlias={host['id']}",
+        files,
+        "GlobalKnownHostsFile=/dev/null",
+    )
     return shlex.join(part for option in options for part in ("-o", option))
 
 

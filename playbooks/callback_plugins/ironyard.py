@@ -11,7 +11,7 @@ import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from ansible import context
 from ansible.plugins.callback import CallbackBase
@@ -42,11 +42,11 @@ class CallbackModule(CallbackBase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.playbook: Optional[str] = None
+        self.playbook: str | None = None
         self.operations: dict[str, str] = {}
         self.aliases: dict[str, str] = {}
-        self.sender: Optional[Sender] = None
-        self.client: Optional[Client] = None
+        self.sender: Sender | None = None
+        self.client: Client | None = None
         self.considered = False
         self.started: dict[tuple[str, str], float] = {}
         self.pid = os.getpid()
@@ -64,7 +64,11 @@ class CallbackModule(CallbackBase):
             return
         manager = play.get_variable_manager()
         hosts = manager._inventory.get_hosts(play.hosts, ignore_restrictions=True)  # noqa: SLF001 - all batches at once
-        ids = {host.name: str(host.vars["ironyard_host_id"]) for host in hosts if host.vars.get("ironyard_host_id")}
+        ids = {
+            host.name: str(host.vars["ironyard_host_id"])
+            for host in hosts
+            if host.vars.get("ironyard_host_id")
+        }
         settings = configured()
         if not settings or not ids or len(ids) != len(hosts):
             self._say(self._why_silent(bool(settings), len(ids), len(hosts)))
@@ -86,12 +90,16 @@ class CallbackModule(CallbackBase):
         try:
             answer = client.post("/api/v1/runs", body)
         except (Refused, OSError, ValueError) as error:
-            self._display.error(f"Ironyard did not begin this run, so nothing was started: {error}", wrap_text=False)
+            self._display.error(
+                f"Ironyard did not begin this run, so nothing was started: {error}", wrap_text=False
+            )
             # an Exception would be logged by the task queue manager and the play would go on
             raise SystemExit(EXIT_REFUSED) from error
         operations = {row["host_id"]: str(row["operation_id"]) for row in answer["operations"]}
         self.aliases = ids
-        self.operations = {name: operations[host_id] for name, host_id in ids.items() if host_id in operations}
+        self.operations = {
+            name: operations[host_id] for name, host_id in ids.items() if host_id in operations
+        }
         self.client = client
         self.sender = Sender(client, list(self.operations.values()))
         self.sender.start()
@@ -161,12 +169,19 @@ class CallbackModule(CallbackBase):
             counts = stats.summarize(name)
             report = (custom.get(name) or {}).get("ironyard_report")
             seen = any(counts.values())
-            good = seen and bool(report and report["ok"]) and not counts["failures"] and not counts["unreachable"]
-            self._finish(operation, "succeeded" if good else "failed", counts, report, self._reason(counts, report))
+            good = (
+                seen
+                and bool(report and report["ok"])
+                and not counts["failures"]
+                and not counts["unreachable"]
+            )
+            self._finish(
+                operation, "succeeded" if good else "failed", counts, report, self._reason(counts, report)
+            )
         self._close()
 
     @staticmethod
-    def _reason(counts: dict[str, int], report: Optional[dict[str, Any]]) -> Optional[str]:
+    def _reason(counts: dict[str, int], report: dict[str, Any] | None) -> str | None:
         if report and not report["ok"]:
             return f"{report['failed_step']}: {report['failed_reason']}"
         if counts["unreachable"]:
@@ -176,11 +191,18 @@ class CallbackModule(CallbackBase):
         return None if not counts["failures"] else "a task failed"
 
     def _finish(
-        self, operation: str, status: str, counts: dict[str, int], report: Optional[dict[str, Any]], reason: Optional[str]
+        self,
+        operation: str,
+        status: str,
+        counts: dict[str, int],
+        report: dict[str, Any] | None,
+        reason: str | None,
     ) -> None:
         stats = {key: counts.get(key, 0) for key in ("ok", "changed", "failures", "unreachable", "skipped")}
         # plain JSON: Ansible's own types carry tags
-        body = json.loads(json.dumps({"status": status, "stats": stats, "report": report, "reason": reason}, default=str))
+        body = json.loads(
+            json.dumps({"status": status, "stats": stats, "report": report, "reason": reason}, default=str)
+        )
         if self.sender:
             self.sender.finish(operation, body)
 

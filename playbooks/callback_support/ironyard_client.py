@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 HEARTBEAT_SECONDS = 15.0
 BATCH = 200
@@ -26,7 +26,7 @@ class Refused(Exception):
         self.code = code
 
 
-def configured() -> Optional[tuple[str, str]]:
+def configured() -> tuple[str, str] | None:
     """(address, token) from the environment, else from the credentials file; None when either is missing."""
     url, token = os.environ.get("IRONYARD_URL"), os.environ.get("IRONYARD_TOKEN")
     path = Path(os.environ.get("IRONYARD_CREDENTIALS", "~/.config/ironyard/credentials.json")).expanduser()
@@ -82,7 +82,7 @@ class Sender:
         self.ends: dict[str, dict[str, Any]] = {}
         self.beaten = dict.fromkeys(operations, time.monotonic())
         self.dropped = 0
-        self.trouble: Optional[str] = None
+        self.trouble: str | None = None
         self.refused: dict[str, str] = {}
         self.closing = threading.Event()
         self.wake = threading.Event()
@@ -120,7 +120,7 @@ class Sender:
         return warnings
 
     def _work(self) -> None:
-        until: Optional[float] = None
+        until: float | None = None
         while True:
             delivered = self._round()
             if self.closing.is_set():

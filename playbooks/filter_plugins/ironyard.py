@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 DOCUMENTATION = r"""
 name: ironyard_report
@@ -42,7 +42,11 @@ def merge(name: str, results: list[Result]) -> Result:
 
 
 def report(
-    names: list[str], results: dict[str, list[Result]], playbook: str, version: str, failure: Optional[Result] = None
+    names: list[str],
+    results: dict[str, list[Result]],
+    playbook: str,
+    version: str,
+    failure: Result | None = None,
 ) -> Result:
     """The document that set_stats carries as ironyard_report. ``failure`` is the rescued task's {step, reason}."""
     steps = [merge(name, results.get(name, [])) for name in names]

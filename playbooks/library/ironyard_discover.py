@@ -62,11 +62,15 @@ def body(step: Step, params: dict[str, Any]) -> dict[str, Any]:
     seen = nvidia_smi.query(params["timeout"])
     if seen is None and on_bus:
         raise StepFailed(f"{len(on_bus)} NVIDIA GPUs are on the PCI bus but nvidia-smi is missing")
-    gpus = [{**gpu, "numa_node": machine.numa_node(gpu["pci_address"])} for gpu in (seen or {}).get("gpus", [])]
+    gpus = [
+        {**gpu, "numa_node": machine.numa_node(gpu["pci_address"])} for gpu in (seen or {}).get("gpus", [])
+    ]
     findings = machine.lost_gpus(on_bus, gpus)
     for gpu in gpus:
         if gpu["health"] != "ok":
-            findings.append(f"GPU {gpu['index']} ({gpu['uuid']}) health {gpu['health']}: {', '.join(gpu['health_reasons'])}")
+            findings.append(
+                f"GPU {gpu['index']} ({gpu['uuid']}) health {gpu['health']}: {', '.join(gpu['health_reasons'])}"
+            )
     facts = {
         "hostname": socket.gethostname(),
         "os": machine.operating_system(),

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 from pwd import getpwnam
-from typing import Any, Optional
+from typing import Any
 
 from ansible.module_utils import processes, sshd, tracked
 from ansible.module_utils.steps import Step, StepFailed, run, run_module
@@ -67,7 +67,7 @@ def body(step: Step, params: dict[str, Any]) -> None:
     end_sessions(step)
 
 
-def put_keys(step: Step, user: str, manifest: Optional[dict[str, Any]]) -> Optional[Path]:
+def put_keys(step: Step, user: str, manifest: dict[str, Any] | None) -> Path | None:
     """The platform's keys as recorded, in a folder that tenants' changes to homes do not reach."""
     if not manifest:
         return None

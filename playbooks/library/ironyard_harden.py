@@ -63,7 +63,10 @@ def word(said: Any) -> str:
 
 def require_key_login(user: str) -> None:
     configured = sshd.effective(user=user)
-    if configured.get("trustedusercakeys", "none") != "none" or configured.get("authorizedkeyscommand", "none") != "none":
+    if (
+        configured.get("trustedusercakeys", "none") != "none"
+        or configured.get("authorizedkeyscommand", "none") != "none"
+    ):
         return
     home = Path(getpwnam(user).pw_dir)
     names = configured.get("authorizedkeysfile", ".ssh/authorized_keys").split()

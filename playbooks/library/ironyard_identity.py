@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from ansible.module_utils import accounts, cleaning, sshd, tracked
 from ansible.module_utils.steps import Step, require_manifest, run_module

@@ -34,7 +34,9 @@ UNITS = ("ssh.service", "sshd.service")
 def body(step: Step, _params: dict[str, Any]) -> None:
     sshd.validate()
     running = [unit for unit in UNITS if run("systemctl", "is-active", "--quiet", unit).ok]
-    sockets = [unit for unit in ("ssh.socket", "sshd.socket") if run("systemctl", "is-active", "--quiet", unit).ok]
+    sockets = [
+        unit for unit in ("ssh.socket", "sshd.socket") if run("systemctl", "is-active", "--quiet", unit).ok
+    ]
     if not running and not sockets:
         raise StepFailed("neither ssh.service nor sshd.service nor their socket is active")
     for unit in running[:1]:

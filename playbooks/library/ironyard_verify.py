@@ -63,7 +63,7 @@ def body(step: Step, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def access_findings() -> list[str]:
-    """sshd's configuration is sound and the host has keys that only root reads."""
+    """Sshd's configuration is sound and the host has keys that only root reads."""
     findings = []
     try:
         sshd.validate()

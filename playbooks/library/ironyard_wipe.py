@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from ansible.module_utils import baseline, cleaning, containers, processes, tracked, units
 from ansible.module_utils.steps import Step, StepFailed, require_manifest, run, run_module
@@ -158,7 +159,7 @@ def wipe_ipc(step: Step, manifest: dict[str, Any]) -> None:
 
 
 def settle(step: Step, manifest: dict[str, Any]) -> None:
-    """systemd reads the restored units, the platform's own services run again, nothing started meanwhile stays."""
+    """Systemd reads the restored units, the platform's own services run again, nothing started meanwhile stays."""
     if step.check:
         return
     if step.changed:

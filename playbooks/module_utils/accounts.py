@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from ansible.module_utils import tracked
 
 ROOT = Path("/")
-NO_HOMES = {"", "/", "/bin", "/dev", "/nonexistent", "/proc", "/usr/sbin", "/var/empty", "/sbin", "/usr/bin", "/run"}
+NO_HOMES = {
+    "",
+    "/",
+    "/bin",
+    "/dev",
+    "/nonexistent",
+    "/proc",
+    "/usr/sbin",
+    "/var/empty",
+    "/sbin",
+    "/usr/bin",
+    "/run",
+}
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -46,7 +58,7 @@ def key_folders(root: Path = ROOT) -> list[str]:
     return sorted(f"{home}/.ssh" for home in candidates if home not in {"", "/nonexistent", "/dev", "/proc"})
 
 
-def password_state(field: Optional[str]) -> str:
+def password_state(field: str | None) -> str:
     """'locked', 'empty', or a digest of the field: enough to see a change, useless to log in with."""
     if field is None or field[:1] in ("!", "*"):
         return "locked"

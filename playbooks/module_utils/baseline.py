@@ -6,7 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from ansible.module_utils import accounts, cleaning, containers, nvidia_smi, processes, sshd, tracked, units
 from ansible.module_utils.steps import StepFailed
@@ -142,7 +142,9 @@ def _watched(manifest: dict[str, Any]) -> list[str]:
     before, now = manifest["watched"], watched()
     found = [f"not in the manifest: {path}" for path in sorted(now.keys() - before.keys())]
     found += [f"gone since enrolment: {path}" for path in sorted(before.keys() - now.keys())]
-    return found + [f"altered since enrolment: {p}" for p in sorted(before.keys() & now.keys()) if before[p] != now[p]]
+    return found + [
+        f"altered since enrolment: {p}" for p in sorted(before.keys() & now.keys()) if before[p] != now[p]
+    ]
 
 
 def _units(manifest: dict[str, Any]) -> list[str]:
@@ -174,7 +176,9 @@ def _ipc(manifest: dict[str, Any]) -> list[str]:
 
 
 def foreign_ipc(manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(kind, name) for kind, names in ipc().items() for name in names if name not in manifest["ipc"][kind]]
+    return [
+        (kind, name) for kind, names in ipc().items() for name in names if name not in manifest["ipc"][kind]
+    ]
 
 
 def _modules(manifest: dict[str, Any]) -> list[str]:
@@ -194,7 +198,9 @@ def leftovers(manifest: dict[str, Any], folders: list[str], keep: list[str]) -> 
     homes = set(manifest["homes"].values())
     found = [f"left behind: {path}" for top in folders for path in cleaning.leftovers(top, manifest, keep)]
     nobodys = (str(real) for real in sorted(ROOT.glob("home/*")))
-    found += [f"home of nobody: {real}" for real in nobodys if real not in homes and real not in manifest["files"]]
+    found += [
+        f"home of nobody: {real}" for real in nobodys if real not in homes and real not in manifest["files"]
+    ]
     traces = (f"{home}/{name}" for home in sorted(homes) for name in tracked.TRACES if name != ".ansible")
     return found + [f"left behind: {trace}" for trace in traces if os.path.lexists(trace)]
 
@@ -212,6 +218,6 @@ CHECKS = {
 }
 
 
-def kept(manifest: Optional[dict[str, Any]], *, rebaseline: bool) -> bool:
+def kept(manifest: dict[str, Any] | None, *, rebaseline: bool) -> bool:
     """Whether an enrolment keeps the record it was given rather than recording the host anew."""
     return bool(manifest) and not rebaseline

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 from ansible.module_utils import processes, tracked, units
 from ansible.module_utils.steps import Step, StepFailed, run
@@ -38,7 +39,8 @@ def end_processes(step: Step, manifest: dict[str, Any], grace: float = 5.0) -> N
     left = processes.foreign(processes.scan(), manifest)
     if left:
         raise StepFailed(
-            f"{len(left)} processes could not be ended", [f"{process}; {waiting(process)}" for process in left]
+            f"{len(left)} processes could not be ended",
+            [f"{process}; {waiting(process)}" for process in left],
         )
 
 
@@ -77,7 +79,11 @@ def restore_tracked(step: Step, manifest: dict[str, Any], paths: Iterable[str]) 
 
 def is_trace(path: str, manifest: dict[str, Any]) -> bool:
     homes = manifest["homes"].values()
-    return any(path == f"{home}/{name}" or path.startswith(f"{home}/{name}/") for home in homes for name in tracked.TRACES)
+    return any(
+        path == f"{home}/{name}" or path.startswith(f"{home}/{name}/")
+        for home in homes
+        for name in tracked.TRACES
+    )
 
 
 def kind(path: str) -> str:
@@ -109,7 +115,9 @@ def unmount_below(step: Step, tops: Iterable[str], keep: Iterable[str] = ()) -> 
         if not step.check:
             detached = run("umount", "-l", point)
             if not detached.ok:
-                raise StepFailed(f"{point} cannot be unmounted, so its folder cannot be emptied", [detached.tail()])
+                raise StepFailed(
+                    f"{point} cannot be unmounted, so its folder cannot be emptied", [detached.tail()]
+                )
 
 
 def leftovers(folder: str, manifest: dict[str, Any], keep: Iterable[str] = ()) -> list[str]:
@@ -132,7 +140,7 @@ def _children(folder: str) -> list[str]:
 
 
 def _private(name: str, manifest: dict[str, Any]) -> bool:
-    """systemd's PrivateTmp= folder of one of the platform's own services, made since this boot."""
+    """Systemd's PrivateTmp= folder of one of the platform's own services, made since this boot."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     prefix = f"systemd-private-{boot.read_text().strip().replace('-', '')}-" if boot.exists() else ""
     if not prefix or not name.startswith(prefix):

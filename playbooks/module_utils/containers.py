@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any, Optional
+from typing import Any
 
 from ansible.module_utils.steps import SEARCH_PATH, Step, StepFailed, run
 
@@ -27,7 +27,7 @@ def installed() -> list[str]:
     return [engine for engine in ENGINES if shutil.which(engine, path=SEARCH_PATH)]
 
 
-def inventory(engine: str) -> Optional[dict[str, list[str]]]:
+def inventory(engine: str) -> dict[str, list[str]] | None:
     """What the engine holds, or None when it does not answer."""
     held = {}
     for kind, words in LISTS.items():
@@ -50,10 +50,14 @@ def foreign(manifest: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
         if held is None and (before is not None or engine not in manifest["engines"]):
             raise StepFailed(f"{engine} does not answer: its containers and images cannot be checked")
         known = before or {}
-        found[engine] = {kind: sorted(set(ids) - set(known.get(kind, []))) for kind, ids in (held or {}).items()}
+        found[engine] = {
+            kind: sorted(set(ids) - set(known.get(kind, []))) for kind, ids in (held or {}).items()
+        }
     silent = [e for e, held in manifest["engines"].items() if held is not None and e not in found]
     if silent:
-        raise StepFailed(f"{', '.join(silent)} was there at enrolment and is gone: what it left cannot be checked")
+        raise StepFailed(
+            f"{', '.join(silent)} was there at enrolment and is gone: what it left cannot be checked"
+        )
     return found
 
 
@@ -86,6 +90,8 @@ def clean(step: Step, manifest: dict[str, Any]) -> None:
     if step.check:
         return
     left = {engine: {k: v for k, v in kinds.items() if v} for engine, kinds in foreign(manifest).items()}
-    still = [f"{engine} {kind}: {', '.join(ids)}" for engine, kinds in left.items() for kind, ids in kinds.items()]
+    still = [
+        f"{engine} {kind}: {', '.join(ids)}" for engine, kinds in left.items() for kind, ids in kinds.items()
+    ]
     if still:
         raise StepFailed("containers, images or volumes could not be removed", still)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Iterator, Optional
+from collections.abc import Iterator
+from typing import Any
 
 from ansible.module_utils import machine, nvidia_smi, processes
 from ansible.module_utils.steps import Ran, Step, StepFailed, run
 
 Gpu = dict[str, Any]
 BUSY = re.compile(r"in use|running process|active process|being used", re.IGNORECASE)
-UNSUPPORTED = re.compile(r"not supported|unsupported|not available|primary gpu|insufficient permission", re.IGNORECASE)
-RESTORED = ("mig_mode", "ecc_mode", "compute_mode", "persistence_mode", "power_limit_watts", "application_clocks")
+UNSUPPORTED = re.compile(
+    r"not supported|unsupported|not available|primary gpu|insufficient permission", re.IGNORECASE
+)
+RESTORED = (
+    "mig_mode",
+    "ecc_mode",
+    "compute_mode",
+    "persistence_mode",
+    "power_limit_watts",
+    "application_clocks",
+)
 FIXED = ("pci_address", "vbios")
 
 
@@ -52,7 +62,9 @@ def busy(manifest: dict[str, Any]) -> tuple[list[processes.Process], list[int]]:
     running = processes.scan()
     numbers = sorted({pid for gpu in seen() for pid in gpu["processes"] if pid})
     outsiders = {process.pid for process in processes.foreign(running, manifest)}
-    return [running[pid] for pid in numbers if pid in outsiders], [pid for pid in numbers if pid not in running]
+    return [running[pid] for pid in numbers if pid in outsiders], [
+        pid for pid in numbers if pid not in running
+    ]
 
 
 def end_gpu_processes(step: Step, manifest: dict[str, Any]) -> None:
@@ -66,7 +78,8 @@ def end_gpu_processes(step: Step, manifest: dict[str, Any]) -> None:
     if left or hidden:
         raise StepFailed(
             "processes still hold a GPU",
-            [str(process) for process in left] + [f"pid {pid} is on a GPU but not visible on the host" for pid in hidden],
+            [str(process) for process in left]
+            + [f"pid {pid} is on a GPU but not visible on the host" for pid in hidden],
         )
 
 
@@ -93,9 +106,21 @@ def restore_switch(step: Step, gpu: Gpu, record: Gpu, key: str, flag: str) -> No
 def restore_settings(step: Step, gpu: Gpu, record: Gpu) -> None:
     restore_switch(step, gpu, record, "persistence_mode", "-pm")
     if record["compute_mode"] and gpu["compute_mode"] != record["compute_mode"]:
-        change(step, gpu, f"compute mode {gpu['compute_mode']} -> {record['compute_mode']}", "-c", record["compute_mode"].upper())
+        change(
+            step,
+            gpu,
+            f"compute mode {gpu['compute_mode']} -> {record['compute_mode']}",
+            "-c",
+            record["compute_mode"].upper(),
+        )
     if record["power_limit_watts"] and gpu["power_limit_watts"] != record["power_limit_watts"]:
-        change(step, gpu, f"power limit -> {record['power_limit_watts']} W", "-pl", f"{record['power_limit_watts']:g}")
+        change(
+            step,
+            gpu,
+            f"power limit -> {record['power_limit_watts']} W",
+            "-pl",
+            f"{record['power_limit_watts']:g}",
+        )
     clocks = record["application_clocks"]
     if clocks and gpu["application_clocks"] != clocks:
         change(step, gpu, f"application clocks -> {clocks}", "-ac", f"{clocks[1]},{clocks[0]}")
@@ -139,7 +164,7 @@ def judge_reset(step: Step, said: Ran) -> None:
     step.note(f"GPU reset skipped, the hardware does not offer it: {said.tail(160)}")
 
 
-def unlike(gpu: Gpu, record: Optional[Gpu], keys: tuple[str, ...]) -> Iterator[str]:
+def unlike(gpu: Gpu, record: Gpu | None, keys: tuple[str, ...]) -> Iterator[str]:
     for key in keys:
         if record is not None and gpu[key] != record[key]:
             yield f"GPU {gpu['index']} ({gpu['uuid']}): {key} is {gpu[key]}, enrolment recorded {record[key]}"

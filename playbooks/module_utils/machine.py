@@ -6,7 +6,7 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from ansible.module_utils.steps import StepFailed, run
 
@@ -17,7 +17,7 @@ SUPPORTED = {"debian": ("12",), "ubuntu": ("22.04", "24.04")}
 RHEL_FAMILY = ("rhel", "rocky", "almalinux", "ol", "centos")
 
 
-def read(path: Path) -> Optional[str]:
+def read(path: Path) -> str | None:
     try:
         return path.read_text(errors="replace").strip() or None
     except OSError:
@@ -30,7 +30,7 @@ def os_release(root: Path = ROOT) -> dict[str, str]:
     return {key.strip(): said.strip().strip("\"'") for key, said in pairs}
 
 
-def operating_system(root: Path = ROOT) -> dict[str, Optional[str]]:
+def operating_system(root: Path = ROOT) -> dict[str, str | None]:
     release = os_release(root)
     return {"id": release.get("ID"), "version": release.get("VERSION_ID"), "kernel": platform.release()}
 
@@ -42,16 +42,23 @@ def supported(release: dict[str, str]) -> bool:
     return version in SUPPORTED.get(name, ())
 
 
-def firmware(root: Path = ROOT) -> dict[str, Optional[str]]:
+def firmware(root: Path = ROOT) -> dict[str, str | None]:
     dmi = root / "sys/class/dmi/id"
-    names = {"vendor": "sys_vendor", "product": "product_name", "serial": "product_serial", "uuid": "product_uuid"}
+    names = {
+        "vendor": "sys_vendor",
+        "product": "product_name",
+        "serial": "product_serial",
+        "uuid": "product_uuid",
+    }
     return {key: read(dmi / name) for key, name in names.items()}
 
 
 def cpu(root: Path = ROOT) -> dict[str, Any]:
     blocks = [_pairs(block) for block in (read(root / "proc/cpuinfo") or "").split("\n\n") if block.strip()]
     processors = [block for block in blocks if "processor" in block]
-    cores = {(block.get("physical id", "0"), block.get("core id", block["processor"])) for block in processors}
+    cores = {
+        (block.get("physical id", "0"), block.get("core id", block["processor"])) for block in processors
+    }
     models = [block["model name"] for block in processors if "model name" in block]
     return {
         "model": models[0] if models else None,
@@ -66,7 +73,7 @@ def _pairs(block: str) -> dict[str, str]:
     return {key.strip(): said.strip() for key, said in lines}
 
 
-def memory_mib(root: Path = ROOT) -> Optional[int]:
+def memory_mib(root: Path = ROOT) -> int | None:
     found = re.search(r"^MemTotal:\s+(\d+) kB", read(root / "proc/meminfo") or "", re.MULTILINE)
     return int(found.group(1)) // 1024 if found else None
 
@@ -85,7 +92,7 @@ def numa(root: Path = ROOT) -> list[dict[str, Any]]:
     return nodes
 
 
-def numa_node(address: Optional[str], root: Path = ROOT) -> Optional[int]:
+def numa_node(address: str | None, root: Path = ROOT) -> int | None:
     said = read(root / "sys/bus/pci/devices" / address / "numa_node") if address else None
     return int(said) if said and said.lstrip("-").isdigit() and int(said) >= 0 else None
 
@@ -116,7 +123,9 @@ def parse_lspci(text: str) -> list[dict[str, str]]:
         named = re.match(r"(\S+) .*?\[([0-9a-f]{4})\]: .*\[([0-9a-f]{4}):([0-9a-f]{4})\]", line)
         match = plain or named
         if match and match.group(3) == NVIDIA and match.group(2) in GPU_CLASSES:
-            found.append({"address": match.group(1), "vendor_id": match.group(3), "device_id": match.group(4)})
+            found.append(
+                {"address": match.group(1), "vendor_id": match.group(3), "device_id": match.group(4)}
+            )
     return sorted(found, key=lambda item: item["address"])
 
 
@@ -125,4 +134,7 @@ def lost_gpus(on_bus: list[dict[str, str]], seen: list[dict[str, Any]]) -> list[
     driver = {gpu["pci_address"] for gpu in seen}
     bus = {device["address"] for device in on_bus}
     lost = [f"GPU {address} is on the PCI bus but not in nvidia-smi" for address in sorted(bus - driver)]
-    return lost + [f"GPU {address} is in nvidia-smi but not on the PCI bus" for address in sorted(filter(None, driver - bus))]
+    return lost + [
+        f"GPU {address} is in nvidia-smi but not on the PCI bus"
+        for address in sorted(filter(None, driver - bus))
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from typing import Any, Optional
+from typing import Any
 
 from ansible.module_utils.steps import StepFailed, run
 
@@ -33,30 +33,30 @@ UNCORRECTABLE = (
 )
 
 
-def value(text: Optional[str]) -> Optional[str]:
+def value(text: str | None) -> str | None:
     """One reading, or None for every spelling that drivers use for 'there is none'."""
     text = (text or "").strip()
     return None if text.lower() in ABSENT else text
 
 
-def number(text: Optional[str]) -> Optional[float]:
+def number(text: str | None) -> float | None:
     """The leading number of a reading such as '500.00 W' or '81920 MiB', in the reading's own unit."""
     match = re.match(r"-?\d+(\.\d+)?", value(text) or "")
     return float(match.group()) if match else None
 
 
-def whole(text: Optional[str]) -> Optional[int]:
+def whole(text: str | None) -> int | None:
     found = number(text)
     return None if found is None else int(found)
 
 
-def switch(text: Optional[str]) -> Optional[str]:
+def switch(text: str | None) -> str | None:
     """'enabled', 'disabled' or None."""
     said = (value(text) or "").lower()
     return said if said in ("enabled", "disabled") else None
 
 
-def pci_address(text: Optional[str]) -> Optional[str]:
+def pci_address(text: str | None) -> str | None:
     """The kernel's spelling (0000:01:00.0) of nvidia-smi's (00000000:01:00.0)."""
     match = re.fullmatch(r"([0-9a-f]{4,8}):([0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f])", (value(text) or "").lower())
     return f"{match.group(1)[-4:]}:{match.group(2)}" if match else None
@@ -79,7 +79,7 @@ def parse(xml: str) -> dict[str, Any]:
     }
 
 
-def parse_csv(text: str) -> list[dict[str, Optional[str]]]:
+def parse_csv(text: str) -> list[dict[str, str | None]]:
     """The output of `nvidia-smi --query-…=… --format=csv`: one dictionary a row, header units dropped."""
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
@@ -89,7 +89,9 @@ def parse_csv(text: str) -> list[dict[str, Optional[str]]]:
     for line in lines[1:]:
         cells = [cell.strip() for cell in line.split(",")]
         if len(cells) != len(names):
-            raise StepFailed(f"nvidia-smi printed {len(cells)} columns under {len(names)} names", [beginning(line)])
+            raise StepFailed(
+                f"nvidia-smi printed {len(cells)} columns under {len(names)} names", [beginning(line)]
+            )
         rows.append({name: value(cell) for name, cell in zip(names, cells)})  # noqa: B905 - Python 3.9
     return rows
 
@@ -98,7 +100,7 @@ def beginning(text: str, limit: int = 300) -> str:
     return f"output began: {text[:limit]!r}"
 
 
-def query(timeout: float = 60.0) -> Optional[dict[str, Any]]:
+def query(timeout: float = 60.0) -> dict[str, Any] | None:
     """Ask the host's nvidia-smi; None when there is none. Raises StepFailed when it fails or answers nonsense."""
     ran = run("nvidia-smi", "-q", "-x", timeout=timeout)
     if ran.code == 127:
@@ -109,7 +111,7 @@ def query(timeout: float = 60.0) -> Optional[dict[str, Any]]:
 
 
 def _gpu(gpu: ET.Element, index: int) -> dict[str, Any]:
-    def text(*paths: str) -> Optional[str]:
+    def text(*paths: str) -> str | None:
         found = (value(gpu.findtext(path)) for path in paths)
         return next((item for item in found if item is not None), None)
 
@@ -134,7 +136,13 @@ def _gpu(gpu: ET.Element, index: int) -> dict[str, Any]:
         "persistence_mode": switch(text("persistence_mode")),
         "compute_mode": text("compute_mode"),
         "power_limit_watts": number(
-            text(*(f"{p}/{n}" for p in power for n in ("current_power_limit", "power_limit", "enforced_power_limit")))
+            text(
+                *(
+                    f"{p}/{n}"
+                    for p in power
+                    for n in ("current_power_limit", "power_limit", "enforced_power_limit")
+                )
+            )
         ),
         "application_clocks": clocks(gpu, "applications_clocks"),
         "default_application_clocks": clocks(gpu, "default_applications_clocks"),
@@ -144,7 +152,7 @@ def _gpu(gpu: ET.Element, index: int) -> dict[str, Any]:
     }
 
 
-def clocks(gpu: ET.Element, name: str) -> Optional[list[int]]:
+def clocks(gpu: ET.Element, name: str) -> list[int] | None:
     """[graphics MHz, memory MHz] or None."""
     pair = [whole(gpu.findtext(f"{name}/{kind}_clock")) for kind in ("graphics", "mem")]
     return None if None in pair else [item for item in pair if item is not None]
@@ -164,7 +172,9 @@ def judge(gpu: ET.Element) -> tuple[str, list[str]]:
     """(ok | failed | unknown, reasons). A check that the GPU ought to answer and does not is unknown, never ok."""
     failed: list[str] = []
     unknown: list[str] = []
-    broken = [f"{item.tag}: {item.text.strip()}" for item in gpu.iter() if item.text and BROKEN.search(item.text)]
+    broken = [
+        f"{item.tag}: {item.text.strip()}" for item in gpu.iter() if item.text and BROKEN.search(item.text)
+    ]
     failed += broken[:5]
     _judge_ecc(gpu, failed, unknown)
     _judge_memory_repair(gpu, failed, unknown)
@@ -184,7 +194,9 @@ def judge(gpu: ET.Element) -> tuple[str, list[str]]:
 def _judge_ecc(gpu: ET.Element, failed: list[str], unknown: list[str]) -> None:
     counts = {path: whole(gpu.findtext(f"ecc_errors/volatile/{path}")) for path in UNCORRECTABLE}
     known = {path: count for path, count in counts.items() if count is not None}
-    failed += [f"{count} uncorrectable ECC errors since boot ({path})" for path, count in known.items() if count]
+    failed += [
+        f"{count} uncorrectable ECC errors since boot ({path})" for path, count in known.items() if count
+    ]
     if switch(gpu.findtext("ecc_mode/current_ecc")) == "enabled" and not known:
         unknown.append("ECC is on but its error counts cannot be read")
 

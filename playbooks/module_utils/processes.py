@@ -6,9 +6,10 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Optional
+from typing import Any
 
 PROC = Path("/proc")
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD
@@ -63,7 +64,7 @@ def scan(proc: Path = PROC) -> dict[int, Process]:
     return found
 
 
-def look(pid: int, proc: Path = PROC) -> Optional[Process]:
+def look(pid: int, proc: Path = PROC) -> Process | None:
     """One process, or None when it is gone."""
     here = proc / str(pid)
     try:
@@ -102,14 +103,16 @@ def _group(text: str) -> str:
     return next(iter(named + [path for _, controllers, path in lines if not controllers]), "")
 
 
-def own(processes: dict[int, Process], pid: Optional[int] = None) -> set[int]:
+def own(processes: dict[int, Process], pid: int | None = None) -> set[int]:
     """This module, its parents up to the SSH listener, and its children: what must survive."""
     pid = os.getpid() if pid is None else pid
     mine = {pid, *ancestors(processes, pid)}
     pending = [pid]
     while pending:
         parent = pending.pop()
-        children = [child.pid for child in processes.values() if child.ppid == parent and child.pid not in mine]
+        children = [
+            child.pid for child in processes.values() if child.ppid == parent and child.pid not in mine
+        ]
         mine.update(children)
         pending += children
     return mine
@@ -136,7 +139,7 @@ def services(processes: dict[int, Process]) -> dict[str, list[str]]:
 
 
 def foreign(
-    processes: dict[int, Process], manifest: dict[str, Any], mine: Optional[set[int]] = None
+    processes: dict[int, Process], manifest: dict[str, Any], mine: set[int] | None = None
 ) -> list[Process]:
     """Processes that the platform did not start, by the manifest's services and units."""
     mine = own(processes) if mine is None else mine
@@ -144,9 +147,7 @@ def foreign(
     return sorted(found, key=lambda process: process.pid)
 
 
-def _ours(
-    process: Process, processes: dict[int, Process], manifest: dict[str, Any], mine: set[int]
-) -> bool:
+def _ours(process: Process, processes: dict[int, Process], manifest: dict[str, Any], mine: set[int]) -> bool:
     if process.pid == 1 or process.kernel or process.pid in mine or process.state in "ZX":
         return True
     if "user.slice" in process.group:
@@ -178,7 +179,7 @@ def known(unit: str, units: Iterable[str]) -> bool:
     return unit in units or template in units
 
 
-def alive(process: Process, proc: Path = PROC) -> Optional[Process]:
+def alive(process: Process, proc: Path = PROC) -> Process | None:
     """The same process, looked at again; None when it ended (also when its number now names another)."""
     now = look(process.pid, proc)
     return now if now and now.started == process.started and now.state not in "ZX" else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Optional
 
 from ansible.module_utils import tracked
 from ansible.module_utils.steps import SEARCH_PATH, StepFailed, run
@@ -24,7 +23,7 @@ def host_keys(folder: Path = SSH) -> list[str]:
 
 
 def validate() -> None:
-    """sshd -t; raises StepFailed with what it complained about."""
+    """Sshd -t; raises StepFailed with what it complained about."""
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     checked = run("sshd", "-t")
     if not checked.ok:
@@ -68,11 +67,13 @@ def drop(path: Path, *, check: bool = False) -> bool:
     return there
 
 
-def includes_drop_ins(config: Optional[Path] = None) -> bool:
+def includes_drop_ins(config: Path | None = None) -> bool:
     path = config or SSH / "sshd_config"
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     words = (line.split() for line in lines)
-    return any(w and w[0].lower() == "include" and any("sshd_config.d" in part for part in w[1:]) for w in words)
+    return any(
+        w and w[0].lower() == "include" and any("sshd_config.d" in part for part in w[1:]) for w in words
+    )
 
 
 def stage() -> list[str]:

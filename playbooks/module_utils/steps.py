@@ -15,7 +15,7 @@ SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class StepFailed(Exception):
     """The step cannot go on; the message is for people, the evidence is what was seen."""
 
-    def __init__(self, message: str, evidence: Optional[list[str]] = None, **result: Any) -> None:
+    def __init__(self, message: str, evidence: list[str] | None = None, **result: Any) -> None:
         super().__init__(message)
         self.message = message
         self.evidence = evidence or []
@@ -40,7 +40,7 @@ class Ran:
         return f"{' '.join(self.argv)}: exit {self.code}: {said}"
 
 
-def run(*argv: str, timeout: float = 60.0, feed: Optional[str] = None) -> Ran:
+def run(*argv: str, timeout: float = 60.0, feed: str | None = None) -> Ran:
     """Run a command without a shell, in the C locale, with the system's own search path. ``timeout`` in seconds."""
     env = {**os.environ, "LC_ALL": "C", "PATH": SEARCH_PATH}
     try:
@@ -126,10 +126,12 @@ def run_module(name: str, argument_spec: dict[str, Any], body: Body) -> None:
     module.fail_json(**result)
 
 
-def require_manifest(manifest: Optional[dict[str, Any]]) -> dict[str, Any]:
+def require_manifest(manifest: dict[str, Any] | None) -> dict[str, Any]:
     """The enrolment record, or StepFailed: without it nothing tells the platform's things from a tenant's."""
     if not manifest:
         raise StepFailed("the host has no manifest: it was never enrolled, so nothing proves what is clean")
     if manifest.get("format") != 1:
-        raise StepFailed(f"the host's manifest has format {manifest.get('format')!r}, this playbook reads format 1")
+        raise StepFailed(
+            f"the host's manifest has format {manifest.get('format')!r}, this playbook reads format 1"
+        )
     return manifest

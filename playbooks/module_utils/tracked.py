@@ -8,9 +8,10 @@ import os
 import shutil
 import stat
 import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Optional
+from typing import Any
 
 from ansible.module_utils.steps import StepFailed, run
 
@@ -172,7 +173,7 @@ def digest(real: Path) -> str:
 
 
 def record(
-    paths: Iterable[str], root: Path = ROOT, budget: Optional[Budget] = None, skip: Iterable[str] = ()
+    paths: Iterable[str], root: Path = ROOT, budget: Budget | None = None, skip: Iterable[str] = ()
 ) -> dict[str, Entry]:
     """Every file under the paths. With a budget, small files keep their content so that it can be restored."""
     entries: dict[str, Entry] = {}
@@ -194,7 +195,7 @@ def encode(raw: bytes) -> str:
     return base64.b64encode(zlib.compress(raw, 9)).decode()
 
 
-def content(entry: Entry) -> Optional[bytes]:
+def content(entry: Entry) -> bytes | None:
     return zlib.decompress(base64.b64decode(entry["content"])) if "content" in entry else None
 
 
@@ -213,7 +214,11 @@ def compare(baseline: dict[str, Entry], current: dict[str, Entry]) -> Difference
 def under(entries: dict[str, Entry], paths: Iterable[str]) -> dict[str, Entry]:
     """The part of a record that lies at or below the paths."""
     tops = tuple(paths)
-    return {path: entry for path, entry in entries.items() if any(path == t or path.startswith(f"{t}/") for t in tops)}
+    return {
+        path: entry
+        for path, entry in entries.items()
+        if any(path == t or path.startswith(f"{t}/") for t in tops)
+    }
 
 
 def restore(path: str, entry: Entry, root: Path = ROOT) -> None:
@@ -224,7 +229,9 @@ def restore(path: str, entry: Entry, root: Path = ROOT) -> None:
     if entry["type"] == "special" or (
         entry["type"] == "file" and raw is None and not (exists and _same_content(real, entry))
     ):
-        raise StepFailed(f"{path} was altered or removed and its content is not in the manifest: it cannot be restored")
+        raise StepFailed(
+            f"{path} was altered or removed and its content is not in the manifest: it cannot be restored"
+        )
     if exists and _type(real) != entry["type"]:
         remove(real)
     if entry["type"] == "directory":

@@ -47,9 +47,13 @@ def foreign(manifest: dict[str, Any]) -> list[str]:
 def enabled_since(manifest: dict[str, Any], now: dict[str, str]) -> list[str]:
     """Findings: units whose file or enablement differs from the record."""
     before = manifest["units"]
-    findings = [f"unit {name} is not in the manifest ({state})" for name, state in now.items() if name not in before]
+    findings = [
+        f"unit {name} is not in the manifest ({state})" for name, state in now.items() if name not in before
+    ]
     findings += [f"unit {name} is gone" for name in before if name not in now]
     findings += [
-        f"unit {name} is {now[name]}, was {state}" for name, state in before.items() if now.get(name, state) != state
+        f"unit {name} is {now[name]}, was {state}"
+        for name, state in before.items()
+        if now.get(name, state) != state
     ]
     return findings

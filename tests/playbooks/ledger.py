@@ -34,7 +34,9 @@ class Ledger:
             if self.refusal:
                 return 409, self.refusal
             self.runs.append(body)
-            return 201, {"operations": [{"host_id": h, "operation_id": self.operation(h)} for h in body["hosts"]]}
+            return 201, {
+                "operations": [{"host_id": h, "operation_id": self.operation(h)} for h in body["hosts"]]
+            }
         if method == "POST" and parts[:3] == ["api", "v1", "operations"]:
             if self.outage:
                 self.outage -= 1

@@ -67,8 +67,14 @@ class Controller:
         (self.folder / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts}}))
         (self.folder / "verify.yml").write_text(PLAY.format(seconds=seconds))
         program = str(Path(sys.executable).parent / "ansible-playbook")
-        clean = {key: said for key, said in os.environ.items() if not key.startswith(("IRONYARD_", "ANSIBLE_"))}
-        settings = {"IRONYARD_URL": self.ledger.url, "IRONYARD_TOKEN": ledgers.TOKEN, "HOME": str(self.folder)}
+        clean = {
+            key: said for key, said in os.environ.items() if not key.startswith(("IRONYARD_", "ANSIBLE_"))
+        }
+        settings = {
+            "IRONYARD_URL": self.ledger.url,
+            "IRONYARD_TOKEN": ledgers.TOKEN,
+            "HOME": str(self.folder),
+        }
         return subprocess.Popen(
             [program, "-i", str(self.folder / "hosts.json"), str(self.folder / "verify.yml"), *extra],
             cwd=ROOT,
@@ -129,7 +135,9 @@ def test_an_unreachable_ledger_at_the_start_starts_nothing(controller: Controlle
     assert "TASK" not in out
 
 
-def test_an_outage_in_mid_run_delays_and_loses_nothing(controller: Controller, ledger: ledgers.Ledger) -> None:
+def test_an_outage_in_mid_run_delays_and_loses_nothing(
+    controller: Controller, ledger: ledgers.Ledger
+) -> None:
     ledger.outage = 2
     code, _, err = controller.play(seconds=1)
     assert code == 2

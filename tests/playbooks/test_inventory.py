@@ -54,7 +54,10 @@ def ask(tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_hosts_groups_and_variables(ledger: ledgers.Ledger, tmp_path: Path) -> None:
-    ledger.hosts = [HOST, {**HOST, "id": "b", "name": "gpu-02", "state": "allocated", "workspaces": [], "manifest": None}]
+    ledger.hosts = [
+        HOST,
+        {**HOST, "id": "b", "name": "gpu-02", "state": "allocated", "workspaces": [], "manifest": None},
+    ]
     listed = ask(tmp_path, IRONYARD_URL=ledger.url, IRONYARD_TOKEN=ledgers.TOKEN)
     assert listed.returncode == 0, listed.stderr
     # what comes from the ledger is never a template to Ansible
@@ -78,7 +81,9 @@ def test_hosts_groups_and_variables(ledger: ledgers.Ledger, tmp_path: Path) -> N
 def test_known_hosts_are_private_and_only_the_ledgers(ledger: ledgers.Ledger, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
-    (cache / "known_hosts.announced").write_text(f"{HOST['id']} ssh-ed25519 AAAAfirst\n{HOST['id']} ssh-ed25519 AAAAnext\n")
+    (cache / "known_hosts.announced").write_text(
+        f"{HOST['id']} ssh-ed25519 AAAAfirst\n{HOST['id']} ssh-ed25519 AAAAnext\n"
+    )
     ledger.hosts = [HOST]
     listed = ask(tmp_path, IRONYARD_URL=ledger.url, IRONYARD_TOKEN=ledgers.TOKEN, IRONYARD_CACHE=str(cache))
     assert listed.returncode == 0, listed.stderr
@@ -104,7 +109,9 @@ def test_credentials_file(ledger: ledgers.Ledger, tmp_path: Path) -> None:
         ({"IRONYARD_URL": ""}, "address or token is not set"),
     ],
 )
-def test_failures_are_clear_and_fail(ledger: ledgers.Ledger, tmp_path: Path, env: dict[str, str], said: str) -> None:
+def test_failures_are_clear_and_fail(
+    ledger: ledgers.Ledger, tmp_path: Path, env: dict[str, str], said: str
+) -> None:
     listed = ask(tmp_path, **{"IRONYARD_URL": ledger.url, **env})
     assert listed.returncode != 0
     assert said in " ".join(listed.stderr.split())
@@ -114,6 +121,11 @@ def test_failures_are_clear_and_fail(ledger: ledgers.Ledger, tmp_path: Path, env
 def test_sample_inventory_is_valid(tmp_path: Path) -> None:
     program = str(Path(sys.executable).parent / "ansible-inventory")
     listed = subprocess.run(
-        [program, "-i", "inventory/sample.yml", "--list"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        [program, "-i", "inventory/sample.yml", "--list"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert json.loads(listed.stdout)["region_fra"]["hosts"] == ["gpu-01", "gpu-02"]

@@ -72,7 +72,9 @@ def test_recorded_processes(recordings: Path) -> None:
 )
 def test_recorded_csv(recordings: Path, name: str, model: str, mig: str) -> None:
     text = (recordings / "captures" / f"linux-x86_64__nvidia-{name}.txt").read_text()
-    sections = re.findall(r"^# \$ nvidia-smi --query-gpu=[^\n]*\n#+\n(.*?)\n\n", text, re.DOTALL | re.MULTILINE)
+    sections = re.findall(
+        r"^# \$ nvidia-smi --query-gpu=[^\n]*\n#+\n(.*?)\n\n", text, re.DOTALL | re.MULTILINE
+    )
     assert sections
     for section in sections:
         rows = nvidia_smi.parse_csv(section)
@@ -87,7 +89,16 @@ def test_recorded_csv(recordings: Path, name: str, model: str, mig: str) -> None
 
 @pytest.mark.parametrize(
     "said",
-    [None, "", "N/A", "[N/A]", " n/a ", "[Not Supported]", "Not Supported", "Requested functionality has been deprecated"],
+    [
+        None,
+        "",
+        "N/A",
+        "[N/A]",
+        " n/a ",
+        "[Not Supported]",
+        "Not Supported",
+        "Requested functionality has been deprecated",
+    ],
 )
 def test_every_spelling_of_absent(said: str | None) -> None:
     assert nvidia_smi.value(said) is None
@@ -103,7 +114,9 @@ def test_readings() -> None:
     assert nvidia_smi.pci_address("nonsense") is None
 
 
-@pytest.mark.parametrize("text", ["", "No devices were found", "<nvidia_smi_log><gpu>", "<html/>", "\x00\x01"])
+@pytest.mark.parametrize(
+    "text", ["", "No devices were found", "<nvidia_smi_log><gpu>", "<html/>", "\x00\x01"]
+)
 def test_nonsense_is_a_clear_failure_with_its_beginning(text: str) -> None:
     with pytest.raises(StepFailed, match="nvidia-smi -q -x") as caught:
         nvidia_smi.parse(text)
@@ -126,7 +139,12 @@ def test_both_names_for_held_clocks() -> None:
     ("before", "after", "verdict", "reason"),
     [
         ("", "", "ok", None),
-        ("<dram_uncorrectable>0", "<dram_uncorrectable>3", "failed", "3 uncorrectable ECC errors since boot (dram_uncorrectable)"),
+        (
+            "<dram_uncorrectable>0",
+            "<dram_uncorrectable>3",
+            "failed",
+            "3 uncorrectable ECC errors since boot (dram_uncorrectable)",
+        ),
         ("row_pending>No", "row_pending>Yes", "failed", "row remap pending"),
         ("row_failure>No", "row_failure>Yes", "failed", "row remap failed"),
         ("retirement>N/A", "retirement>Yes", "failed", "page retirement pending"),
@@ -160,5 +178,9 @@ def test_recorded_lspci(recordings: Path) -> None:
 
 
 def test_machine_readable_lspci() -> None:
-    text = '0000:00:1f.0 "0601" "8086" "7a04" -r11 "" ""\n0000:1b:00.0 "0302" "10de" "2330" -ra1 "10de" "16c1"\n'
-    assert machine.parse_lspci(text) == [{"address": "0000:1b:00.0", "vendor_id": "10de", "device_id": "2330"}]
+    text = (
+        '0000:00:1f.0 "0601" "8086" "7a04" -r11 "" ""\n0000:1b:00.0 "0302" "10de" "2330" -ra1 "10de" "16c1"\n'
+    )
+    assert machine.parse_lspci(text) == [
+        {"address": "0000:1b:00.0", "vendor_id": "10de", "device_id": "2330"}
+    ]
