@@ -109,11 +109,13 @@ def test_xml_document_type_and_header(h100: Simulated) -> None:
 
 
 UNKNOWN = {"N/A", "Requested functionality has been deprecated"}
-# the machines of the XML recordings say N/A here (ECC off, no MIG, no fabric); the text recordings show values
+# the machines of the XML recordings say N/A here (ECC off, no MIG, no fabric); text recordings show values
 SHOWN_AS_TEXT = {
-    "product_name", "product_architecture", "current_mig", "pending_mig", "vbios_version", "gpu_part_number",
-    "c2c_mode", "sram_uncorrectable_parity", "sram_uncorrectable_secded", "sram_threshold_exceeded", "sram_l2",
-    "sram_sm", "sram_microcontroller", "sram_pcie", "sram_other", "unrepairable_memory", "edpp_multiplier",
+    "product_name", "product_architecture", "current_mig", "pending_mig", "vbios_version",
+    "gpu_part_number", "c2c_mode", "sram_uncorrectable_parity",
+    "sram_uncorrectable_secded", "sram_threshold_exceeded", "sram_l2",
+    "sram_sm", "sram_microcontroller", "sram_pcie", "sram_other", "edpp_multiplier",
+    "unrepairable_memory",
     "gpu_temp_max_mem_tlimit_threshold", "state", "status", "cliqueId", "clusterUuid",
 }  # fmt: skip
 HEXADECIMAL = {"pci_bus", "pci_sub_system_id"}

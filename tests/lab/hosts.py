@@ -176,16 +176,26 @@ class Lab:
         return rows
 
     def down(self, *, everything: bool = False) -> None:
-        """Removes the hosts; `everything` also the network, the images and the engine this lab started."""
+        """Removes the hosts; `everything` also the network, the images and the engine this lab started.
+
+        Images and engine stay while another lab's hosts need them.
+        """
+        alone = True
         if self.engine.answers():
-            names = self.names()
-            if names:
+            if names := self.names():
                 run("docker", "rm", "-f", "-v", *names)
                 run("docker", "volume", "rm", *(f"{name}-docker" for name in names), check=False)
             if everything:
                 network.remove(self.prefix)
+            others = run(
+                "docker", "ps", "-a", "--filter", "label=ironyard.lab", "--format", "{{.Names}}"
+            ).split()
+            alone = not others
+            if everything and alone:
                 images.remove_all()
-        if everything:
+            elif everything:
+                say(f"images and engine stay for {', '.join(sorted(others))}")
+        if everything and alone:
             self.engine.stop()
 
 
