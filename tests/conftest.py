@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from api.core.db import Database
+from api.main import create_app
+from api.migrations import upgrade
+from api.settings import Settings
+from tests.support import ledger
+from tests.support.postgres import PostgresServer, server_programs
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def contracts() -> Path:
+    """Recordings and specifications of others, kept beside the project."""
+    place = Path(os.environ.get("IRONYARD_CONTRACTS", ROOT.parent / "shared" / "contracts"))
+    if not place.is_dir():
+        pytest.skip(f"the recorded contracts are not at {place} (set IRONYARD_CONTRACTS)")
+    return place
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    programs = server_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL's server programs are not installed (`make setup` as root installs them)")
+    server = PostgresServer(programs)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = postgres.create("template_ironyard")
+    upgrade(Settings(_env_file=None, data_dir=tmp_path_factory.mktemp("pg"), database_url=url))
+    return "template_ironyard"
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = Settings(_env_file=None, data_dir=tmp_path_factory.mktemp("sqlite"))
+    upgrade(settings)
+    return settings.data_dir / "ironyard.db"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A migrated database of the test's own, on each engine in turn."""
+    if request.param == "sqlite":
+        copy = tmp_path / "ironyard.db"
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), copy)
+        yield f"sqlite:///{copy}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    template: str = request.getfixturevalue("migrated_postgres")
+    name = f"test_{uuid.uuid4().hex}"
+    yield server.create(name, template=template)
+    server.drop(name)
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return Settings(_env_file=None, data_dir=tmp_path, database_url=database_url)
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[FastAPI]:
+    made = create_app(settings)
+    yield made
+    made.state.database.engine.dispose()
+
+
+@pytest.fixture
+def database(app: FastAPI) -> Database:
+    made: Database = app.state.database
+    return made
+
+
+class Client(TestClient):
+    """The app as the first administrator sees it."""
+
+    password: str
+    user_id: str
+
+    def ok(self, method: str, path: str, status: int = 200, **more: Any) -> Any:
+        """The answer's document; fails the test when the status is another."""
+        response = self.request(method, path, **more)
+        assert response.status_code == status, response.text
+        return response.json() if response.content else None
+
+    def problem(self, method: str, path: str, status: int, code: str, **more: Any) -> dict[str, Any]:
+        response = self.request(method, path, **more)
+        assert response.status_code == status, response.text
+        assert response.headers["content-type"] == "application/problem+json"
+        document: dict[str, Any] = response.json()
+        assert document["code"] == code
+        assert document["status"] == status
+        return document
+
+    def signed_in(self, email: str, password: str) -> Client:
+        other = Client(self.app)
+        token = other.ok("POST", "/api/v1/auth/token", json={"email": email, "password": password})
+        other.headers["Authorization"] = f"Bearer {token['access_token']}"
+        return other
+
+    def as_new(self, role: str, email: str | None = None) -> Client:
+        """Create a user with `role` and sign in as them."""
+        email = email or f"{role}-{uuid.uuid4().hex[:6]}@example.org"
+        made = self.ok("POST", "/api/v1/admin/users", 201, json={"email": email, "name": role, "role": role})
+        other = self.signed_in(email, made["one_time_password"])
+        other.user_id = made["id"]
+        return other
+
+
+@pytest.fixture
+def client(app: FastAPI, database: Database) -> Client:
+    user, password = ledger.first_administrator(database)
+    made = Client(app, raise_server_exceptions=False).signed_in(user.email, password)
+    made.password, made.user_id = password, str(user.id)
+    return made
+
+
+@pytest.fixture
+def fleet(app: FastAPI, database: Database) -> Any:
+    """`fleet(name, gpus=8)` puts an idle host into the ledger and returns its id."""
+    number = iter(range(1, 250))
+
+    def idle_host(name: str, **more: Any) -> uuid.UUID:
+        return ledger.idle_host(database, app.state.secret_box, name, f"192.0.2.{next(number)}", **more)
+
+    return idle_host
