@@ -1,0 +1,103 @@
+"""The table of commands. A command's module is imported when it is called, so that `--help` needs none."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command, get_group
+
+from api.cli.exits import MEANINGS, Failure
+
+
+class Entry(NamedTuple):
+    """`where`: module and name of a function, or of a Typer application with commands of its own."""
+
+    where: str
+    help: str
+
+
+SECTIONS = {
+    "Run the platform": {
+        "up": Entry("up:up", "Start the platform: database, API and worker, until Ctrl-C."),
+        "serve": Entry("processes:serve", "Run the API alone."),
+        "worker": Entry("processes:worker", "Run background operations alone."),
+        "db": Entry("processes:database", "Bring the database's schema up to date."),
+    },
+    "Hold GPUs": {
+        "gpus": Entry("ledger:gpus", "List GPUs."),
+        "allocate": Entry("ledger:allocate", "Hold GPUs for a time: all that were asked for, or none."),
+        "allocations": Entry("ledger:allocations", "List allocations, newest first."),
+        "allocation": Entry("ledger:allocation", "Look at one allocation."),
+        "extend": Entry("ledger:extend", "Move an allocation's end."),
+        "release": Entry("ledger:release", "Give GPUs back; a host that nobody holds any more is cleaned."),
+        "report": Entry("reports:app", "Report usage and capacity."),
+    },
+    "Run the fleet": {
+        "host": Entry("hosts:app", "Enroll hosts, look at them, reclaim and retire them."),
+        "operations": Entry("operations:app", "List, look at, watch and cancel background work."),
+    },
+    "People and access": {
+        "login": Entry("session:login", "Sign in and keep the session for later commands."),
+        "logout": Entry("session:logout", "Forget the session."),
+        "whoami": Entry("session:whoami", "Show who is signed in, and where."),
+        "password": Entry("session:password", "Change your password; all your other sessions end."),
+        "key": Entry("session:keys", "Make and revoke API keys, for scripts and playbooks."),
+        "workspace": Entry("tenancy:workspace", "Workspaces, their members and quotas."),
+        "user": Entry("tenancy:user", "Users and their roles; reset a password."),
+        "audit": Entry("reports:audit", "Read the audit trail."),
+    },
+}
+ENTRIES = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+
+
+class Commands(TyperGroup):
+    """Loads a command when it is asked for; turns a failure into a sentence and an exit code."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.commands: Any = dict.fromkeys(ENTRIES)  # names, for suggestions
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - given by Typer
+        return load(cmd_name) if cmd_name in ENTRIES else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        for title, entries in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, entry.help) for name, entry in entries.items()], col_max=12)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(int(code)), meaning) for code, meaning in MEANINGS.items()])
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except Failure as failure:
+            from api.cli.output import say
+
+            say(f"ironyard: {failure.sentence}")
+            sys.exit(failure.code)
+
+
+def load(name: str) -> Any:
+    entry = ENTRIES[name]
+    module, _, member = entry.where.partition(":")
+    found = getattr(import_module(f"api.cli.{module}"), member)
+    if isinstance(found, typer.Typer):
+        group = get_group(found)
+        group.name, group.help = name, entry.help
+        return group
+    single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    single.command(name)(found)
+    return get_command(single)
+
+
+def group() -> typer.Typer:
+    """A command with commands of its own."""
+    return typer.Typer(
+        no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    )

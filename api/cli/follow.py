@@ -1,0 +1,124 @@
+"""Following operations, and hosts through the operations that move them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from api.cli.client import Client
+from api.cli.display import Display
+from api.cli.exits import Exit, Failure
+from api.cli.output import one_line
+
+INTERVAL, WIDE_INTERVAL, WIDE = 0.5, 2.0, 50  # seconds; the wider one from that many hosts on
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
+AT_REST = frozenset({"new", "idle", "allocated", "maintenance", "retired"})
+WELL = frozenset({"idle", "allocated"})
+HALF = 50
+
+Sleep = Callable[[float], object]
+
+
+def operation(client: Client, operation_id: str, display: Display, *, log: bool) -> tuple[Any, list[Any]]:
+    """Wait for its end. Returns the operation and its log."""
+    lines: list[Any] = []
+    while True:
+        found = client.get(f"/operations/{operation_id}")
+        fresh = client.get(f"/operations/{operation_id}/events", after=lines[-1]["id"] if lines else 0)
+        lines += fresh
+        for line in fresh if log else []:
+            display.line(log_line(line))
+        ended = found["state"] in ENDED
+        display.show(
+            f"{found['kind']} {found['subject']}",
+            found["progress"],
+            _standing(found),
+            well=found["state"] == "succeeded" if ended else None,
+        )
+        if ended and not fresh:
+            return found, lines
+        time.sleep(INTERVAL)
+
+
+def log_line(line: Any) -> str:
+    parts = [line["at"][11:19], line["status"].ljust(9), (line["step"] or "").ljust(9), line["task"] or ""]
+    if line["message"]:
+        parts.append(line["message"])
+    return "  ".join(parts).rstrip()
+
+
+def _standing(found: Any) -> str:
+    if found["state"] in ENDED:
+        return str(found["state"]) + (f": {one_line(found['reason'])}" if found["reason"] else "")
+    return f"{found['state']}, {found['step']}" if found["step"] else str(found["state"])
+
+
+class Hosts:
+    """Follows hosts until each is at rest. An enrollment is half of the way; the first clean the other."""
+
+    def __init__(self, client: Client, display: Display, names: Mapping[str, str]) -> None:
+        self.client = client
+        self.display = display
+        self.names = dict(names)
+        self.found: dict[str, Any] = {}
+        self._enrolled: set[str] = set()
+
+    def run(
+        self,
+        *,
+        stopped: Callable[[], bool] = lambda: False,
+        sleep: Sleep = time.sleep,
+        again: Callable[[Any], bool] = lambda _host: False,
+    ) -> dict[str, Any]:
+        """The hosts by id. `again` may start something on a host at rest, and then says True."""
+        open_ids = set(self.names)
+        while open_ids and not stopped():
+            open_ids = {host_id for host_id in self._look(open_ids) if not self._settled(host_id, again)}
+            if open_ids:
+                sleep(WIDE_INTERVAL if len(self.names) > WIDE else INTERVAL)
+        return self.found
+
+    def _look(self, ids: set[str]) -> set[str]:
+        try:
+            if len(ids) < WIDE:
+                hosts = [self.client.get(f"/hosts/{host_id}") for host_id in ids]
+            else:
+                hosts = self.client.pages("/hosts")
+            running = {row["subject_id"]: row for row in self.client.pages("/operations", state="running")}
+        except Failure as failure:
+            if failure.code is not Exit.UNREACHABLE:
+                raise
+            return ids  # the server restarts; the operations go on
+        for host in hosts:
+            if host["id"] in ids:
+                self.found[host["id"]] = host
+                self._show(host, running.get(host["id"]))
+        return ids
+
+    def _settled(self, host_id: str, again: Callable[[Any], bool]) -> bool:
+        host = self.found.get(host_id)
+        if host is None or host["state"] not in AT_REST or again(host):
+            return False
+        self.display.show(host["name"], 100, standing(host), well=host["state"] in WELL)
+        return True
+
+    def _show(self, host: Any, running: Any) -> None:
+        state = host["state"]
+        if state in AT_REST:
+            return
+        step, progress = (running["step"], running["progress"]) if running else (None, 0)
+        if state == "enrolling":
+            self._enrolled.add(host["id"])
+        if host["id"] in self._enrolled:
+            progress = progress / 2 + (0 if state == "enrolling" else HALF)
+        self.display.show(host["name"], progress, f"{state}, {step or 'queued'}")
+
+
+def standing(host: Any) -> str:
+    """A host at rest, in a phrase."""
+    if host["state"] == "maintenance":
+        where = f" at {host['failed_step']}" if host["failed_step"] else ""
+        return f"maintenance, failed{where}: {one_line(host['failed_reason'])}"
+    gpus = f"{host['gpus']} GPUs ({', '.join(host['gpu_models'])})" if host["gpus"] else "no GPUs"
+    return f"{host['state']}, {gpus}"

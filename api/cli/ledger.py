@@ -1,0 +1,209 @@
+"""The ledger's commands: `gpus`, `allocate`, `allocations`, `allocation show`, `release`, `extend`."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from api.cli import output
+from api.cli.client import Client, connect
+from api.cli.commands import group
+from api.cli.exits import Exit, Failure
+from api.cli.hosts import find
+from api.cli.options import Json, Labels, Limit, Newest, duration, is_id, moment, pairs, pick_id
+
+allocation = group()
+Workspace = Annotated[str, typer.Option("--workspace", "-w", help="Slug or id.")]
+For = Annotated[str | None, typer.Option("--for", metavar="DURATION", help="Such as 30m, 2h, 1d12h.")]
+Until = Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339; UTC where no zone is given.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Or its unique beginning or end.")]
+COLUMNS = ("id", "state", "workspace", "GPUs", "model", "hosts", "who", "started", "expires")
+GPU_COLUMNS = ("host", "index", "GPU", "model", "memory MiB", "region", "health", "use", "held by")
+
+
+def gpus(
+    host: Annotated[str | None, typer.Option(help="Name or id of a host.")] = None,
+    model: Annotated[str | None, typer.Option()] = None,
+    region: Annotated[str | None, typer.Option()] = None,
+    health: Annotated[str | None, typer.Option(help="ok, failed or unknown")] = None,
+    held: Annotated[bool | None, typer.Option("--held/--free", help="Held by an allocation or not.")] = None,
+    memory: Annotated[int | None, typer.Option(min=0, metavar="MIB", help="At least this much.")] = None,
+    limit: Limit = None,
+    as_json: Json = False,
+) -> None:
+    """List GPUs."""
+    with connect() as client:
+        rows = client.pages(
+            "/gpus",
+            limit=limit,
+            host_id=find(client, host)["id"] if host else None,
+            model=model,
+            region=region,
+            health=health,
+            held=held,
+            memory_mib=memory,
+        )
+    output.show(rows, GPU_COLUMNS, (_gpu_row(gpu) for gpu in rows), as_json=as_json)
+
+
+def allocate(  # noqa: PLR0917
+    gpus: Annotated[int, typer.Option("--gpus", "-g", min=1, help="How many, all or none.")],
+    workspace: Workspace = "default",
+    model: Annotated[str | None, typer.Option(help="Exactly as `ironyard gpus` shows it.")] = None,
+    memory: Annotated[int | None, typer.Option(min=1, metavar="MIB", help="Of each GPU, at least.")] = None,
+    region: Annotated[str | None, typer.Option()] = None,
+    labels: Labels = None,
+    same_host: Annotated[bool, typer.Option("--same-host", help="All on one host.")] = False,
+    nvlink: Annotated[bool, typer.Option("--nvlink", help="All in one NVLink domain.")] = False,
+    exclusive_host: Annotated[bool, typer.Option("--exclusive-host", help="One whole host.")] = False,
+    lasts: For = None,
+    until: Until = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="The same key gives the same allocation; absent: a new one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Hold GPUs for a time: all that were asked for, or none."""
+    _one_end(lasts, until, needed=False)
+    asked = {
+        "workspace": workspace,
+        "gpus": gpus,
+        "model": model,
+        "memory_mib": memory,
+        "region": region,
+        "labels": pairs(labels),
+        "same_host": same_host,
+        "nvlink": nvlink,
+        "exclusive_host": exclusive_host,
+        "duration_seconds": int(duration(lasts).total_seconds()) if lasts else None,
+        "expires_at": moment(until).isoformat() if until else None,
+    }
+    with connect() as client:
+        found = client.post("/allocations", asked, key=idempotency_key or str(uuid.uuid4()))
+    if as_json:
+        output.emit(found)
+        return
+    _details(found)
+    print(f"\nGive them back: ironyard release {found['id']}")
+
+
+def allocations(
+    state: Annotated[str | None, typer.Option(help="active, released or expired")] = None,
+    workspace: Annotated[str | None, typer.Option("--workspace", "-w", help="Slug or id.")] = None,
+    limit: Newest = 50,
+    as_json: Json = False,
+) -> None:
+    """List allocations, newest first."""
+    with connect() as client:
+        rows = client.pages("/allocations", limit=limit, state=state, workspace=workspace)
+    output.show(rows, COLUMNS, (_row(row) for row in rows), as_json=as_json)
+
+
+@allocation.command("show")
+def show(allocation_id: Id, as_json: Json = False) -> None:
+    """Look at one allocation."""
+    with connect() as client:
+        found = client.get(f"/allocations/{_id(client, allocation_id, active=False)}")
+    if as_json:
+        output.emit(found)
+    else:
+        _details(found)
+
+
+def release(
+    allocation_ids: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="Or the unique beginning or end of an active one's.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Give GPUs back; a host that nobody holds any more is cleaned."""
+    released, failures = [], []
+    with connect() as client:
+        for wanted in allocation_ids:
+            try:
+                found = client.post(f"/allocations/{_id(client, wanted, active=True)}/release")
+            except Failure as failure:
+                output.say(f"{wanted}: {failure.sentence}")
+                failures.append(failure)
+                continue
+            released.append(found)
+            if not as_json:
+                print(f"{found['id']} is {found['state']}; its {len(found['gpus'])} GPUs are given back.")
+    if as_json:
+        output.emit(released)
+    if failures:
+        raise typer.Exit(failures[0].code)
+
+
+def extend(allocation_id: Id, lasts: For = None, until: Until = None, as_json: Json = False) -> None:
+    """Move an allocation's end: `--for` that much later than it is now planned, or to a time."""
+    _one_end(lasts, until, needed=True)
+    with connect() as client:
+        known = _id(client, allocation_id, active=True)
+        if lasts:
+            planned = datetime.fromisoformat(client.get(f"/allocations/{known}")["expires_at"])
+            end = planned + duration(lasts)
+        else:
+            end = moment(until or "")
+        found = client.post(f"/allocations/{known}/extend", {"expires_at": end.astimezone(UTC).isoformat()})
+    if as_json:
+        output.emit(found)
+    else:
+        print(f"{found['id']} ends at {output.moment(found['expires_at'])}.")
+
+
+def _one_end(lasts: str | None, until: str | None, *, needed: bool) -> None:
+    if (lasts and until) or (needed and not lasts and not until):
+        which = "exactly one" if needed else "at most one"
+        raise Failure(f"Give {which} of --for and --until.", Exit.USAGE)
+
+
+def _id(client: Client, wanted: str, *, active: bool) -> str:
+    if is_id(wanted):
+        return wanted
+    rows = client.pages("/allocations", state="active" if active else None)
+    return pick_id(wanted, [row["id"] for row in rows], "active allocation" if active else "allocation")
+
+
+def _details(found: Any) -> None:
+    output.details(
+        (
+            ("allocation", found["id"]),
+            ("state", found["state"]),
+            ("workspace", found["workspace"]),
+            ("who", found["requested_by"]),
+            ("started", output.moment(found["started_at"])),
+            ("expires", output.moment(found["expires_at"]) if found["state"] == "active" else None),
+            ("ended", output.moment(found["ended_at"]) if found["ended_at"] else None),
+        )
+    )
+    print()
+    names = ("host", "index", "uuid", "model", "memory_mib")
+    output.table(
+        ("host", "index", "GPU", "model", "memory MiB"),
+        ([gpu[name] for name in names] for gpu in found["gpus"]),
+    )
+
+
+def _row(row: Any) -> tuple[Any, ...]:
+    held = row["gpus"]
+    return (
+        row["id"],
+        row["state"],
+        row["workspace"],
+        len(held),
+        sorted({gpu["model"] for gpu in held}),
+        sorted({gpu["host"] for gpu in held}),
+        row["requested_by"],
+        output.moment(row["started_at"]),
+        output.moment(row["expires_at"]),
+    )
+
+
+def _gpu_row(gpu: Any) -> tuple[Any, ...]:
+    use = "held" if gpu["held_by"] else "free" if gpu["schedulable"] else "unavailable"
+    names = ("host", "index", "uuid", "model", "memory_mib", "region", "health")
+    return (*(gpu[name] for name in names), use, gpu["held_by"])

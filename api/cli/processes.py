@@ -1,0 +1,80 @@
+"""`ironyard serve`, `ironyard worker` and `ironyard db`: the parts of the platform, one at a time."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from api.cli import local, output
+from api.cli.commands import group
+from api.cli.options import Json
+
+database = group()
+DRAIN = 10  # seconds for requests to end
+FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+
+class Level(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Absent: IRONYARD_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Absent: IRONYARD_PORT.")] = None,
+    log_level: Annotated[Level, typer.Option()] = Level.INFO,
+) -> None:
+    """Run the API (IRONYARD_PROCESSES of them) until SIGTERM or Ctrl-C."""
+    import uvicorn
+
+    local.end_with_supervisor()
+    chosen = local.settings()
+    uvicorn.run(
+        "api.main:create_app",
+        factory=True,
+        host=host or chosen.host,
+        port=port or chosen.port,
+        workers=chosen.processes,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN,
+        log_config=logging_to_stderr(log_level.value.upper()),
+    )
+
+
+def worker() -> None:
+    """Run background operations until SIGTERM or Ctrl-C."""
+    local.end_with_supervisor()
+    chosen = local.settings()
+    from api.worker import run
+
+    run(chosen)
+
+
+@database.command("upgrade")
+def upgrade(as_json: Json = False) -> None:
+    """Bring the database to this release's schema."""
+    before, after = local.upgrade(local.settings())
+    if as_json:
+        output.emit({"from": before, "to": after})
+    elif before == after:
+        print(f"The database is at {after} already.")
+    else:
+        print(f"The database went from {before or 'empty'} to {after}.")
+
+
+def logging_to_stderr(level: str) -> dict[str, Any]:
+    """For uvicorn, which applies it in each of its processes."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"plain": {"format": FORMAT}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
+        "root": {"level": level, "handlers": ["stderr"]},
+    }
