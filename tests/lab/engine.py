@@ -50,7 +50,7 @@ class Engine:
         absent = [name for name in ("docker", "dockerd", "iptables") if not shutil.which(name)]
         if absent:
             names = ", ".join(absent)
-            return f"No Docker engine answers and {names} is absent: run `python -m tests.lab setup`."
+            return f"No Docker engine answers; not installed: {names}. Run `python -m tests.lab setup`."
         return None
 
     def _start(self) -> None:

@@ -9,6 +9,7 @@ import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from pathlib import Path
 
 from tests.lab import fleet as fleets
@@ -75,12 +76,13 @@ class Lab:
         self.ensure_key()
         subnet = network.ensure(self.prefix)
         described = fleets.load() if fleet is None else fleet
-        numbered = list(enumerate(described, start=1))
+        numbers = range(1, len(described) + 1)
+        names = [f"{self.prefix}-{number}" for number in numbers]
+        addresses = [network.address(subnet, number) for number in numbers]
         with ThreadPoolExecutor(max_workers=8) as pool:
-            return list(pool.map(lambda e: self._up(*e, image, network.address(subnet, e[0])), numbered))
+            return list(pool.map(self._up, names, described, repeat(image), addresses))
 
-    def _up(self, number: int, described: fleets.Described, image: str, address: str) -> Host:
-        name = f"{self.prefix}-{number}"
+    def _up(self, name: str, described: fleets.Described, image: str, address: str) -> Host:
         before = _inspect(name, "{{.State.Running}} {{.Config.Image}}").split()
         if not before:
             self._create(name, described, image, address)

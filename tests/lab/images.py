@@ -159,13 +159,18 @@ def ensure() -> str:
         run("docker", "commit", container, tag)
     finally:
         run("docker", "rm", container, check=False)
+    for old in _tags("ironyard-lab"):
+        if old != tag:
+            run("docker", "rmi", old, check=False)  # the engine keeps those which hosts still use
     return tag
 
 
+def _tags(repository: str) -> list[str]:
+    return run("docker", "images", "--format", "{{.Repository}}:{{.Tag}}", repository).split()
+
+
 def remove_all() -> None:
-    tags = run("docker", "images", "--format", "{{.Repository}}:{{.Tag}}").split()
-    ours = [t for t in tags if t.split(":")[0] in ("ironyard-lab", "ironyard-lab-base")]
-    if ours:
+    if ours := _tags("ironyard-lab") + _tags("ironyard-lab-base"):
         run("docker", "rmi", "-f", *ours)
 
 

@@ -8,7 +8,7 @@ import json
 
 from tests.lab.run import LabError, run
 
-POOL = ipaddress.ip_network("10.213.0.0/16")
+POOL = ipaddress.IPv4Network("10.213.0.0/16")
 FIRST_HOST = 11
 
 
@@ -32,7 +32,7 @@ def ensure(name: str) -> ipaddress.IPv4Network:
                 str(subnet),
                 name,
             )
-            return ipaddress.IPv4Network(str(subnet))
+            return subnet
     raise LabError(f"No free subnet in {POOL} for the lab's network.")
 
 

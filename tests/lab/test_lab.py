@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -41,7 +42,8 @@ loginctl disable-linger tenant
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    lab = Lab(tmp_path_factory.mktemp("lab"), "labtest")
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    lab = Lab(tmp_path_factory.mktemp("lab"), f"labtest{worker}")
     try:
         lab.ensure_image()
     except LabError as error:
@@ -67,8 +69,8 @@ def ssh(lab: Lab, host: Host, *argv: str) -> subprocess.CompletedProcess[str]:
 
 def test_hosts_are_new_and_let_their_key_in(lab: Lab, hosts: list[Host], tmp_path: Path) -> None:
     assert [(h.name, h.fresh, h.region, h.user) for h in hosts] == [
-        ("labtest-1", True, "here", "root"),
-        ("labtest-2", True, "there", "root"),
+        (f"{lab.prefix}-1", True, "here", "root"),
+        (f"{lab.prefix}-2", True, "there", "root"),
     ]
     assert lab.key_file.stat().st_mode & 0o777 == 0o600
     for host in hosts:
@@ -162,12 +164,12 @@ def test_what_is_not_known_is_refused(lab: Lab, hosts: list[Host]) -> None:
 
 
 def test_the_fleet_of_another_lab_is_apart(lab: Lab, hosts: list[Host], tmp_path: Path) -> None:
-    other = Lab(tmp_path, "labtest-other")
+    other = Lab(tmp_path, f"{lab.prefix}-other")
     try:
         (host,) = other.up(FLEET[1:])
-        assert host.name == "labtest-other-1"
+        assert host.name == f"{other.prefix}-1"
         assert host.address not in {h.address for h in hosts}
-        assert lab.names() == ["labtest-1", "labtest-2"]
+        assert lab.names() == [h.name for h in hosts]
         refused = subprocess.run([*lab.ssh(host.address), "true"], capture_output=True, check=False)
         assert refused.returncode == 255
     finally:
@@ -178,7 +180,7 @@ def test_the_fleet_of_another_lab_is_apart(lab: Lab, hosts: list[Host], tmp_path
 def test_down_removes_hosts_and_up_makes_the_same_anew(lab: Lab, hosts: list[Host]) -> None:
     lab.down()
     assert lab.names() == []
-    assert not run("docker", "volume", "ls", "-q", "--filter", "name=labtest-1-docker").strip()
+    assert not run("docker", "volume", "ls", "-q", "--filter", f"name={hosts[0].name}-docker").strip()
     (again,) = lab.up(FLEET[:1])
     assert (again.fresh, again.address) == (True, hosts[0].address)
     assert again.host_key != hosts[0].host_key

@@ -273,3 +273,8 @@ def test_the_state_is_json_for_everyone(gpus: Simulated, tmp_path: Path) -> None
     gpus.tell("ghost")
     assert json.loads((tmp_path / "state.json").read_text())["gpus"]
     assert (tmp_path / "state.json").stat().st_mode & 0o666 == 0o666
+
+
+def test_output_can_go_to_a_file(gpus: Simulated, tmp_path: Path) -> None:
+    assert not gpus.smi("-q", "-x", "-f", str(tmp_path / "log.xml"))
+    assert ET.parse(tmp_path / "log.xml").getroot().tag == "nvidia_smi_log"

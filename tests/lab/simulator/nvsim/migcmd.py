@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from . import mig
+from .models import MigProfile
 from .settings import IN_USE, USAGE, Refused
 from .state import Gpu, Machine
 
@@ -64,7 +65,7 @@ def _profiles(machine: Machine, gpus: list[Gpu], asked: dict[str, str]) -> Itera
         yield line
 
 
-def _wanted(gpu: Gpu, asked: str) -> list[mig.MigProfile]:
+def _wanted(gpu: Gpu, asked: str) -> list[MigProfile]:
     chosen = []
     for name in asked.split(","):
         found = mig.profile(gpu, name)
@@ -93,7 +94,7 @@ def _create(machine: Machine, gpus: list[Gpu], asked: dict[str, str]) -> Iterato
                 yield _created_compute(gpu, number, p)
 
 
-def _created_compute(gpu: Gpu, number: int, p: mig.MigProfile) -> str:
+def _created_compute(gpu: Gpu, number: int, p: MigProfile) -> str:
     return (
         f"Successfully created compute instance ID  0 on GPU {gpu.index:>2} "
         f"GPU instance ID {number:>2} using profile MIG {p.name} (ID {p.id:>2})\n"

@@ -6,9 +6,11 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from . import csvout, migcmd, settings, text, xmlout
-from .fields import Field
+from .fields import GPU_FIELDS, Field
+from .models import DRIVER
 from .settings import Refused
 from .state import Gpu, Machine, change, read
 
@@ -105,7 +107,7 @@ def misbehave(machine: Machine) -> None:
     if faults.get("mismatch"):
         raise Refused(
             "Failed to initialize NVML: Driver/library version mismatch\n"
-            f"NVML library version: {'.'.join(xmlout.DRIVER.split('.')[:2])}\n",
+            f"NVML library version: {'.'.join(DRIVER.split('.')[:2])}\n",
             LIBRARY_MISMATCH,
         )
     if faults.get("no_driver"):
@@ -186,17 +188,24 @@ def answer(arguments: list[str]) -> str:
     if "--version" in asked:
         return text.version()
     if "--help-query-gpu" in asked:
-        return "".join(_help(field) for field in csvout.GPU_FIELDS)
-    return alter(asked) if "-r" in asked or CHANGES.keys() & asked.keys() else show(asked)
+        return "".join(_help(field) for field in GPU_FIELDS)
+    if "-r" in asked or CHANGES.keys() & asked.keys():
+        return alter(asked)
+    shown = show(asked)
+    if "-f" in asked:
+        Path(asked["-f"]).write_text(shown, encoding="utf-8")
+        return ""
+    return shown
 
 
 def main(arguments: list[str]) -> int:
     try:
-        sys.stdout.write(answer(arguments))
+        said = answer(arguments)
     except Refused as refused:
         sys.stdout.write(refused.message)
         return refused.code
     except csvout.UnknownField as error:
         sys.stdout.write(str(error))
         return settings.USAGE
+    sys.stdout.write(said)
     return 0

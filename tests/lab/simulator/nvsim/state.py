@@ -56,15 +56,16 @@ class Machine:
 
     @property
     def faults(self) -> dict[str, Any]:
-        return self.data["faults"]
+        faults: dict[str, Any] = self.data["faults"]
+        return faults
 
     def processes(self, gpu: Gpu) -> list[dict[str, Any]]:
         return [p for p in self.data["processes"] if p["gpu"] == gpu.uuid]
 
     def used(self, gpu: Gpu) -> int:
         """MiB in use: live processes, memory left behind, and what MIG itself takes."""
-        held = sum(p["memory"] for p in self.processes(gpu)) + gpu.state["ghost"]
-        overhead = sum(instance["memory"] // 1000 for instance in gpu.state["instances"])
+        held: int = sum(p["memory"] for p in self.processes(gpu)) + gpu.state["ghost"]
+        overhead: int = sum(instance["memory"] // 1000 for instance in gpu.state["instances"])
         return min(held + overhead, gpu.model.memory - gpu.model.reserved)
 
 
