@@ -44,13 +44,13 @@ removed:
   type: dict
   returned: always
 """
-NOLOGIN = Path("/etc/nologin")
 NOTICE = "This host is being cleaned.\n"
 
 
 def body(step: Step, params: dict[str, Any]) -> None:
     if params["state"] == "absent":
-        lift(step)
+        for path in sshd.lift_fence(check=step.check):
+            step.did(f"removed {path}")
         return
     user = params["user"]
     folder = put_keys(step, user, params["manifest"])
@@ -60,10 +60,10 @@ def body(step: Step, params: dict[str, Any]) -> None:
     text = "# Ironyard: this host is being cleaned.\n" + "".join(f"{line}\n" for line in lines)
     if sshd.put(sshd.FENCE, text, check=step.check):
         step.did(f"wrote {sshd.FENCE}")
-    if getpwnam(user).pw_uid == 0 and not NOLOGIN.exists():
-        step.did(f"wrote {NOLOGIN}")
+    if getpwnam(user).pw_uid == 0 and not sshd.NOLOGIN.exists():
+        step.did(f"wrote {sshd.NOLOGIN}")
         if not step.check:
-            tracked.write(NOLOGIN, NOTICE.encode(), 0o644)
+            tracked.write(sshd.NOLOGIN, NOTICE.encode(), 0o644)
     end_sessions(step)
 
 
@@ -83,14 +83,6 @@ def put_keys(step: Step, user: str, manifest: dict[str, Any] | None) -> Path | N
             sshd.FENCE_KEYS.mkdir(mode=0o755, exist_ok=True)
             tracked.write(target, keys, 0o644)
     return sshd.FENCE_KEYS
-
-
-def lift(step: Step) -> None:
-    for path in (sshd.FENCE, sshd.FENCE_KEYS, NOLOGIN):
-        if sshd.drop(path, check=step.check):
-            step.did(f"removed {path}")
-    if not step.check:
-        sshd.validate()
 
 
 def end_sessions(step: Step) -> None:

@@ -48,6 +48,10 @@ host_keys:
   elements: str
   returned: phase is activate
 """
+# useradd and passwd leave the version before here, with a tenant's names and password hashes
+BACKUPS = tuple(
+    Path(f"/etc/{name}-") for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")
+)
 
 
 def body(step: Step, params: dict[str, Any]) -> dict[str, Any]:
@@ -68,6 +72,11 @@ def restore(step: Step, manifest: dict[str, Any]) -> None:
     with password_lock():
         cleaning.restore_tracked(step, manifest, tracked.IDENTITY)
         restore_shadow(step, manifest)
+    for path in BACKUPS:
+        if path.exists():
+            step.did(f"removed {path}")
+            if not step.check:
+                tracked.remove(path)
     folders = sorted(before | set(accounts.key_folders()))
     cleaning.restore_tracked(step, manifest, folders)
     sshd.validate()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.module_utils import sshd
-from ansible.module_utils.steps import Step, StepFailed, must, run, run_module
+from ansible.module_utils.steps import Step, run_module
 
 DOCUMENTATION = r"""
 module: ironyard_sshd_reload
@@ -28,21 +28,14 @@ evidence:
   elements: str
   returned: always
 """
-UNITS = ("ssh.service", "sshd.service")
 
 
 def body(step: Step, _params: dict[str, Any]) -> None:
-    sshd.validate()
-    running = [unit for unit in UNITS if run("systemctl", "is-active", "--quiet", unit).ok]
-    sockets = [
-        unit for unit in ("ssh.socket", "sshd.socket") if run("systemctl", "is-active", "--quiet", unit).ok
-    ]
-    if not running and not sockets:
-        raise StepFailed("neither ssh.service nor sshd.service nor their socket is active")
-    for unit in running[:1]:
+    if step.check:
+        step.did("would reload sshd")
+        return
+    for unit in sshd.reload():
         step.did(f"reloaded {unit}")
-        if not step.check:
-            must("systemctl", "reload", unit)
 
 
 def main() -> None:

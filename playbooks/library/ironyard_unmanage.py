@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils import sshd
@@ -28,13 +27,14 @@ removed:
   type: dict
   returned: always
 """
-OURS = (sshd.DROP_IN, sshd.FENCE, sshd.FENCE_KEYS, sshd.STAGED, Path("/etc/nologin"))
 
 
 def body(step: Step, _params: dict[str, Any]) -> None:
-    for path in OURS:
+    for path in (sshd.DROP_IN, sshd.STAGED):
         if sshd.drop(path, check=step.check):
             step.gone("platform files", str(path))
+    for path in sshd.lift_fence(check=step.check):
+        step.gone("platform files", path)
     if not step.check:
         sshd.validate()
 

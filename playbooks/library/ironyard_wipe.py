@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,12 @@ def body(step: Step, params: dict[str, Any]) -> None:
             take(step, "temporary files", path)
     wipe_runtime(step)
     wipe_homes(step, manifest, homes)
-    cleaning.restore_tracked(step, manifest, [*tracked.SYSTEM, *homes])
+    restored = cleaning.restore_tracked(step, manifest, [*tracked.SYSTEM, *homes])
     wipe_watched(step, manifest)
     wipe_owned(step, manifest, params["owner_paths"], params["owner_skip"])
     containers.clean(step, manifest)
     wipe_ipc(step, manifest)
-    settle(step, manifest)
+    settle(step, manifest, restored)
 
 
 def take(step: Step, word: str, path: str) -> None:
@@ -158,17 +159,31 @@ def wipe_ipc(step: Step, manifest: dict[str, Any]) -> None:
         raise StepFailed("IPC objects could not be removed", [f"{kind} {name}" for kind, name in left])
 
 
-def settle(step: Step, manifest: dict[str, Any]) -> None:
-    """Systemd reads the restored units, the platform's own services run again, nothing started meanwhile stays."""
+def settle(step: Step, manifest: dict[str, Any], restored: tracked.Difference) -> None:
+    """systemd reads the restored units, the platform's own services run as recorded, nothing new stays."""
     if step.check:
         return
     if step.changed:
         run("systemctl", "daemon-reload", timeout=60)
     cleaning.end_units(step, manifest)
+    for name in touched(restored, manifest):
+        step.did(f"restarted {name}")
+        run("systemctl", "try-restart", name, timeout=120)
     for name in units.down(manifest):
         step.did(f"started {name}")
         run("systemctl", "start", name, timeout=60)
     cleaning.end_processes(step, manifest)
+
+
+def touched(restored: tracked.Difference, manifest: dict[str, Any]) -> list[str]:
+    """Platform services that may run with a configuration which is no longer there."""
+    found = set()
+    for path in [*restored.extra, *restored.missing, *restored.altered]:
+        match = re.match(r"/etc/systemd/system/([^/]+\.service)(\.d/.*)?$", path)
+        name = match.group(1) if match else "docker.service" if path.startswith("/etc/docker/") else ""
+        if name in manifest["services"]:
+            found.add(name)
+    return sorted(found)
 
 
 def main() -> None:

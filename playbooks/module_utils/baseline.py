@@ -23,6 +23,7 @@ GPU_KEYS = (
     "compute_mode",
     "power_limit_watts",
     "application_clocks",
+    "memory_used_mib",
 )
 ROOT = Path("/")
 

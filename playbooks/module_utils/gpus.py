@@ -23,6 +23,7 @@ RESTORED = (
     "application_clocks",
 )
 FIXED = ("pci_address", "vbios")
+MEMORY_SLACK_MIB = 512  # drivers keep some, and not always the same
 
 
 def restore(step: Step, manifest: dict[str, Any], *, reset: bool, pause: list[str]) -> None:
@@ -100,7 +101,8 @@ def restore_switch(step: Step, gpu: Gpu, record: Gpu, key: str, flag: str) -> No
     pending = gpu.get(key.replace("_mode", "_pending"), wanted)
     if wanted is None or (gpu[key] == wanted and pending in (wanted, None)):
         return
-    change(step, gpu, f"{key} {gpu[key]} -> {wanted}", flag, "1" if wanted == "enabled" else "0")
+    now = gpu[key] if gpu[key] != wanted else f"{pending} after the next reset"
+    change(step, gpu, f"{key} {now} -> {wanted}", flag, "1" if wanted == "enabled" else "0")
 
 
 def restore_settings(step: Step, gpu: Gpu, record: Gpu) -> None:
@@ -170,6 +172,15 @@ def unlike(gpu: Gpu, record: Gpu | None, keys: tuple[str, ...]) -> Iterator[str]
             yield f"GPU {gpu['index']} ({gpu['uuid']}): {key} is {gpu[key]}, enrolment recorded {record[key]}"
 
 
+def held_memory(gpu: Gpu, record: Gpu | None) -> Iterator[str]:
+    """Memory that is in use without a process may still hold a tenant's data."""
+    used = gpu["memory_used_mib"]
+    if used is None:
+        yield f"GPU {gpu['index']} does not say how much memory is in use"
+    elif record and used > (record["memory_used_mib"] or 0) + MEMORY_SLACK_MIB:
+        yield f"GPU {gpu['index']} holds {used} MiB, at enrolment {record['memory_used_mib']} MiB"
+
+
 def findings(manifest: dict[str, Any]) -> list[str]:
     """Everything about the GPUs that differs from the manifest, is unhealthy, or could not be looked at."""
     try:
@@ -194,6 +205,7 @@ def _findings(manifest: dict[str, Any]) -> Iterator[str]:
         yield f"driver is {answer['driver_version']}, enrolment recorded {manifest['gpu']['driver_version']}"
     for uuid, gpu in present.items():
         yield from unlike(gpu, wanted.get(uuid), FIXED + RESTORED)
+        yield from held_memory(gpu, wanted.get(uuid))
         if gpu["mig_devices"]:
             yield f"GPU {gpu['index']} has {gpu['mig_devices']} MIG instances"
         if gpu["health"] != "ok":

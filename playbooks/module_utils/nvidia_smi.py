@@ -124,6 +124,7 @@ def _gpu(gpu: ET.Element, index: int) -> dict[str, Any]:
         "model": text("product_name"),
         "architecture": text("product_architecture"),
         "memory_mib": whole(text("fb_memory_usage/total")),
+        "memory_used_mib": whole(text("fb_memory_usage/used")),
         "pci_address": pci_address(text("pci/pci_bus_id") or gpu.get("id")),
         "serial": text("serial"),
         "vbios": text("vbios_version"),

@@ -153,6 +153,10 @@ def _ours(process: Process, processes: dict[int, Process], manifest: dict[str, A
     if "user.slice" in process.group:
         return _own_user_manager(process, processes, mine)
     unit = process.unit
+    if process.ppid == 1 and process.program and process.program == processes[1].program:
+        return unit.endswith(".service") and known(
+            unit, [*manifest["units"], *manifest["services"]]
+        )  # before its exec
     recorded = manifest["services"].get(unit)
     if recorded is not None:
         return process.signature in recorded and not _session(process, processes)

@@ -6,13 +6,16 @@ import os
 from pathlib import Path
 
 from ansible.module_utils import tracked
-from ansible.module_utils.steps import SEARCH_PATH, StepFailed, run
+from ansible.module_utils.steps import SEARCH_PATH, StepFailed, must, run
 
 SSH = Path("/etc/ssh")
 DROP_IN = SSH / "sshd_config.d/00-ironyard.conf"
 FENCE = SSH / "sshd_config.d/00-ironyard-fence.conf"
 FENCE_KEYS = SSH / "ironyard-fence"
 STAGED = SSH / "ironyard-staged"
+NOLOGIN = Path("/etc/nologin")
+UNITS = ("ssh.service", "sshd.service")  # the name differs by distribution
+SOCKETS = ("ssh.socket", "sshd.socket")
 KINDS = ("ed25519", "ecdsa", "rsa")
 
 
@@ -105,6 +108,34 @@ def activate() -> list[str]:
     validate()
     tracked.remove(STAGED)
     return host_keys()
+
+
+def reload() -> list[str]:
+    """Make sshd read its configuration again, validated first; the units reloaded.
+
+    An sshd that its socket starts reads the configuration at the next connection anyway.
+    """
+    validate()
+    running = [unit for unit in UNITS if run("systemctl", "is-active", "--quiet", unit).ok]
+    sockets = [unit for unit in SOCKETS if run("systemctl", "is-active", "--quiet", unit).ok]
+    if not running and not sockets:
+        raise StepFailed("neither ssh.service nor sshd.service nor their socket is active")
+    for unit in running[:1]:
+        must("systemctl", "reload", unit)
+    return running[:1]
+
+
+def lift_fence(*, check: bool = False) -> list[str]:
+    """Take the fence away; returns what was removed. The keys that it names go after sshd has forgotten it:
+    a connection in between still has to find them."""
+    there = [path for path in (FENCE, NOLOGIN, FENCE_KEYS) if os.path.lexists(path)]
+    if check or not there:
+        return [str(path) for path in there]
+    drop(FENCE)
+    drop(NOLOGIN)
+    reload()
+    drop(FENCE_KEYS)
+    return [str(path) for path in there]
 
 
 def have_sshd() -> bool:

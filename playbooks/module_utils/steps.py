@@ -88,7 +88,7 @@ class Step:
 
     def note(self, what: str) -> None:
         if len(self.evidence) < MAX_EVIDENCE:
-            self.evidence.append(what[:400])
+            self.evidence.append(" ".join(what.split())[:400])
 
     def result(self) -> dict[str, Any]:
         return {

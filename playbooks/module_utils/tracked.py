@@ -46,6 +46,7 @@ SYSTEM = (
     "/usr/local/lib/systemd",
     "/etc/init.d",
     "/etc/rc.local",
+    *(f"/etc/rc{level}.d" for level in "0123456S"),
     "/etc/crontab",
     "/etc/anacrontab",
     "/etc/cron.allow",
