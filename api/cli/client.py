@@ -1,4 +1,4 @@
-"""The REST client of the commands. httpx is imported on first use: it takes longer than the rest together."""
+"""The REST client of the commands. httpx2 is imported on first use: it takes longer than the rest together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from api.cli import credentials
 from api.cli.exits import BY_STATUS, Exit, Failure
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2 as httpx
 
 API = "/api/v1"
 PAGE = 200
@@ -32,7 +32,7 @@ class Client:
         renew: Callable[[], str] | None = None,
         timeout: float = 60.0,
     ) -> None:
-        import httpx
+        import httpx2 as httpx
 
         self.url = url.rstrip("/")
         self.token = token
@@ -105,7 +105,7 @@ class Client:
         self, method: str, path: str, *, headers: dict[str, str], query: Any, body: Any, last: bool
     ) -> httpx.Response | None:
         """The answer; None when there was none and it may be asked for again."""
-        import httpx
+        import httpx2 as httpx
 
         try:
             response = self._call(method, path, headers, query, body)

@@ -76,5 +76,6 @@ def logging_to_stderr(level: str) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {"plain": {"format": FORMAT}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
+        "loggers": {name: {"level": "WARNING"} for name in ("alembic", "dbos")},
         "root": {"level": level, "handlers": ["stderr"]},
     }

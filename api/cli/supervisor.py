@@ -20,6 +20,7 @@ from api.cli.local import SUPERVISOR
 PATIENCE = 20.0  # seconds between SIGTERM and SIGKILL
 STEADY = 60.0  # seconds alive after which earlier deaths are forgotten
 LONGEST_WAIT = 30.0  # seconds
+OWNER_ONLY = 0o077  # the umask of what writes the database
 LOG_BYTES, LOG_FILES = 10_000_000, 3
 LOUD = re.compile(r"\b(ERROR|CRITICAL)\b")
 
@@ -53,6 +54,7 @@ class Child:
             text=True,
             errors="replace",
             env=os.environ | {SUPERVISOR: str(os.getpid())},
+            umask=OWNER_ONLY,
             start_new_session=True,  # a Ctrl-C at the terminal reaches us alone
         )
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)

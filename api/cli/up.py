@@ -24,7 +24,7 @@ from api.cli.client import Client
 from api.cli.credentials import DEFAULT_URL
 from api.cli.exits import Failure
 from api.cli.local import Prepared
-from api.cli.supervisor import Child, Supervisor
+from api.cli.supervisor import OWNER_ONLY, Child, Supervisor
 
 if TYPE_CHECKING:
     from api.settings import Settings
@@ -46,7 +46,7 @@ def up(
 ) -> None:
     """Start the platform: database, API and worker, until Ctrl-C; safe to run again."""
     chosen = local.settings()
-    chosen.data_dir.mkdir(parents=True, exist_ok=True)
+    chosen.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     url = address(chosen)
     with _only_one(chosen, url):
         _refuse_taken_port(chosen, url)
@@ -77,6 +77,9 @@ class Platform:
         prepared = self._prepare()
         banner = Banner(self, prepared)
         supervisor = Supervisor(self.children)
+        if self.stopping.is_set():
+            banner.password_at_least()
+            return
         with contextlib.ExitStack() as stack:
             stack.callback(banner.password_at_least)
             program = self._program(enroll_from)
@@ -113,6 +116,7 @@ class Platform:
             text=True,
             check=False,
             start_new_session=True,
+            umask=OWNER_ONLY,
         )
         if done.returncode != 0:
             words = done.stderr.strip().splitlines()
@@ -216,7 +220,7 @@ def address(chosen: Settings) -> str:
 
 def probe(url: str) -> tuple[bool, str]:
     """Whether the address answers 200, and what it says is missing when not."""
-    import httpx
+    import httpx2 as httpx
 
     try:
         answer = httpx.get(url, timeout=PROBE_SECONDS, trust_env=False)
