@@ -19,7 +19,8 @@ name: ironyard
 short_description: Hosts of an Ironyard ledger
 description:
   - Reads GET /api/v1/inventory and makes the groups state_*, region_*, model_* and workspace_*.
-  - Host keys come from the ledger and are written to a known_hosts file of our own; a host without keys there is not connected to.
+  - Host keys come from the ledger and are written to a known_hosts file of our own; a host without
+    keys there is not connected to.
 author: Ironyard
 options:
   plugin:
@@ -57,7 +58,10 @@ ANNOUNCED = "known_hosts.announced"
 
 
 def credentials(url: str | None, path: str) -> tuple[str | None, str | None]:
-    """(address, token) from the environment, else from the credentials file. Raises ValueError when that is not JSON."""
+    """(address, token) from the environment, else from the credentials file.
+
+    Raises ValueError when that is not JSON.
+    """
     token = os.environ.get("IRONYARD_TOKEN")
     file = Path(path).expanduser()
     stored = json.loads(file.read_text()) if file.exists() and not (url and token) else {}
@@ -95,7 +99,8 @@ def refusal(address: str, error: urllib.error.HTTPError) -> str:
         401: "the token is missing, wrong or expired; sign in again or set IRONYARD_TOKEN",
         403: "this identity may not read the inventory",
     }
-    return f"Ironyard at {address} refused the inventory (HTTP {error.code}): {said}. {hints.get(error.code, '')}".strip()
+    hint = hints.get(error.code, "")
+    return f"Ironyard at {address} refused the inventory (HTTP {error.code}): {said}. {hint}".strip()
 
 
 def group_name(kind: str, said: str) -> str:
@@ -165,7 +170,7 @@ class InventoryModule(BaseInventoryPlugin):
     def verify_file(self, path: str) -> bool:
         return bool(super().verify_file(path)) and path.endswith(("ironyard.yml", "ironyard.yaml"))
 
-    def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:  # noqa: FBT002
+    def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
         super().parse(inventory, loader, path, cache)
         self._read_config_data(path)
         try:

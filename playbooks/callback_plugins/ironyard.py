@@ -17,16 +17,19 @@ from ansible import context
 from ansible.plugins.callback import CallbackBase
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "callback_support"))
-from ironyard_client import Client, Refused, Sender, configured  # noqa: E402
+from ironyard_client import Client, Refused, Sender, configured
 
 DOCUMENTATION = r"""
 name: ironyard
 type: notification
 short_description: Report plays to Ironyard
 description:
-  - Begins a run for all hosts of the play before its first task, sends events while it goes on, and finishes each host's operation.
-  - When the ledger refuses the run, no task starts. When it cannot be reached later, the play goes on and events are kept.
-  - Does nothing in check mode, without credentials, for hosts that are not the ledger's, and under Ironyard's own worker.
+  - Begins a run for all hosts of the play before its first task, sends events while it goes on, and
+    finishes each host's operation.
+  - When the ledger refuses the run, no task starts. When it cannot be reached later, the play goes
+    on and events are kept.
+  - Does nothing in check mode, without credentials, for hosts that are not the ledger's, and under
+    Ironyard's own worker.
 author: Ironyard
 options: {}
 """
@@ -118,7 +121,7 @@ class CallbackModule(CallbackBase):
         self._event(result, "changed" if result.result.get("changed") else "ok")
         self._announce(result)
 
-    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:  # noqa: FBT002, ARG002
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:  # noqa: ARG002
         self._event(result, "failed")
 
     def v2_runner_on_unreachable(self, result: Any) -> None:

@@ -47,7 +47,10 @@ class Client:
         self.timeout = timeout
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """The answer's JSON, or None when it has no body. Raises Refused (4xx, 5xx) or OSError (no answer)."""
+        """The answer's JSON, or None when it has no body.
+
+        Raises Refused (4xx, 5xx) or OSError (no answer).
+        """
         request = urllib.request.Request(  # noqa: S310 - the address is the operator's own setting
             f"{self.address}{path}",
             data=json.dumps(body).encode(),
@@ -73,7 +76,10 @@ def problem(error: urllib.error.HTTPError) -> str:
 
 
 class Sender:
-    """Sends events in batches and heartbeats. Never blocks or breaks the play; what cannot be sent is kept and retried."""
+    """Sends events in batches and heartbeats.
+
+    Never blocks or breaks the play; what cannot be sent is kept and retried.
+    """
 
     def __init__(self, client: Client, operations: list[str], heartbeat: float = HEARTBEAT_SECONDS) -> None:
         self.client = client

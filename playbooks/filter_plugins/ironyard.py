@@ -48,7 +48,10 @@ def report(
     version: str,
     failure: Result | None = None,
 ) -> Result:
-    """The document that set_stats carries as ironyard_report. ``failure`` is the rescued task's {step, reason}."""
+    """The document that set_stats carries as ironyard_report.
+
+    ``failure`` is the rescued task's {step, reason}.
+    """
     steps = [merge(name, results.get(name, [])) for name in names]
     every = [result for name in names for result in results.get(name, []) if result]
     broken = next((step["name"] for step in steps if step["status"] == "failed"), None)

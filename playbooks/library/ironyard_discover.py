@@ -12,7 +12,8 @@ from ansible.module_utils.steps import Step, StepFailed, run_module
 DOCUMENTATION = r"""
 module: ironyard_discover
 short_description: Read a host's hardware
-description: Firmware names, CPU, memory, NUMA, PCI GPUs and what nvidia-smi says of each GPU with its first health.
+description: Firmware names, CPU, memory, NUMA, PCI GPUs and what nvidia-smi says of each GPU with its first
+  health.
 author: Ironyard
 options:
   timeout:
@@ -69,7 +70,8 @@ def body(step: Step, params: dict[str, Any]) -> dict[str, Any]:
     for gpu in gpus:
         if gpu["health"] != "ok":
             findings.append(
-                f"GPU {gpu['index']} ({gpu['uuid']}) health {gpu['health']}: {', '.join(gpu['health_reasons'])}"
+                f"GPU {gpu['index']} ({gpu['uuid']}) health {gpu['health']}: "
+                + ", ".join(gpu["health_reasons"])
             )
     facts = {
         "hostname": socket.gethostname(),

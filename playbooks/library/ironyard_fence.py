@@ -16,7 +16,8 @@ DOCUMENTATION = r"""
 module: ironyard_fence
 short_description: Let only the platform into a host
 description:
-  - An sshd drop-in allows only the platform's user with the keys of the manifest; nologin keeps others out; sessions end.
+  - An sshd drop-in allows only the platform's user with the keys of the manifest; nologin keeps
+    others out; sessions end.
   - The connection that runs this survives.
 author: Ironyard
 options:

@@ -12,7 +12,8 @@ DOCUMENTATION = r"""
 module: ironyard_gpu
 short_description: Restore and reset GPUs
 description:
-  - Ends GPU processes, destroys MIG instances, restores MIG and ECC mode, resets, then restores the other settings.
+  - Ends GPU processes, destroys MIG instances, restores MIG and ECC mode, resets, then restores the
+    other settings.
   - A reset that the hardware does not offer is recorded; one refused because of processes fails the step.
 author: Ironyard
 options:

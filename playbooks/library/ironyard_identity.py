@@ -10,15 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import accounts, cleaning, sshd, tracked
+from ansible.module_utils import accounts, cleaning, places, sshd, tracked
 from ansible.module_utils.steps import Step, require_manifest, run_module
 
 DOCUMENTATION = r"""
 module: ironyard_identity
 short_description: Restore accounts and keys, rotate host keys
 description:
-  - The phase restore removes foreign accounts and groups, restores keys and sudoers, and stages new host keys.
-  - The phase activate puts the staged host keys into force; until then the old ones answer, so an interrupted run is safe.
+  - The phase restore removes foreign accounts and groups, restores keys and sudoers, and stages new
+    host keys.
+  - The phase activate puts the staged host keys into force; until then the old ones answer, so an
+    interrupted run is safe.
 author: Ironyard
 options:
   manifest:
@@ -70,7 +72,7 @@ def restore(step: Step, manifest: dict[str, Any]) -> None:
         step.gone("groups", name)
     before = set(accounts.key_folders())
     with password_lock():
-        cleaning.restore_tracked(step, manifest, tracked.IDENTITY)
+        cleaning.restore_tracked(step, manifest, places.IDENTITY)
         restore_shadow(step, manifest)
     for path in BACKUPS:
         if path.exists():
@@ -94,7 +96,10 @@ def restore_shadow(step: Step, manifest: dict[str, Any]) -> None:
 
 
 def replace(step: Step, path: Path, text: str, word: str) -> None:
-    """Rewrite a file of secrets in place of the old one, owner and mode kept; its content is never reported."""
+    """Rewrite a file of secrets in place of the old one, owner and mode kept.
+
+    Its content is never reported.
+    """
     if path.read_text(errors="replace") == text:
         return
     step.did(f"restored {word}: {path}")

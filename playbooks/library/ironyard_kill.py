@@ -14,7 +14,8 @@ module: ironyard_kill
 short_description: End what the platform did not start
 description:
   - Containers, units and timers, user managers, and every process outside the manifest's services.
-  - SIGTERM first, SIGKILL after the grace, and looked at again; a survivor fails the step with what it waits for.
+  - SIGTERM first, SIGKILL after the grace, and looked at again; a survivor fails the step with what
+    it waits for.
 author: Ironyard
 options:
   manifest:

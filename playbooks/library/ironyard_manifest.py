@@ -13,7 +13,8 @@ module: ironyard_manifest
 short_description: Record the clean state of a host
 description:
   - Accounts, keys, sudoers, units, timers, cron, homes, containers, listening sockets and GPU settings.
-  - A given manifest is kept and compared, so that a used host is never recorded as the clean one; rebaseline records anew.
+  - A given manifest is kept and compared, so that a used host is never recorded as the clean one;
+    rebaseline records anew.
 author: Ironyard
 options:
   manifest:

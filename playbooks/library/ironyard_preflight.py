@@ -15,7 +15,8 @@ from ansible.module_utils.steps import Step, StepFailed, run, run_module
 DOCUMENTATION = r"""
 module: ironyard_preflight
 short_description: Check that a host can be enrolled
-description: Operating system, Python, root or passwordless sudo, systemd, sshd, and nvidia-smi where the bus has a GPU.
+description: Operating system, Python, root or passwordless sudo, systemd, sshd, and nvidia-smi where the bus
+  has a GPU.
 author: Ironyard
 options: {}
 """

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import baseline, cleaning, containers, processes, tracked, units
+from ansible.module_utils import baseline, cleaning, containers, places, processes, tracked, units
 from ansible.module_utils.steps import Step, StepFailed, require_manifest, run, run_module
 
 DOCUMENTATION = r"""
 module: ironyard_wipe
 short_description: Remove what a tenant left
 description:
-  - Homes, temporary folders, shared memory, spools, scratch disks, containers, images, volumes, IPC, units and timers.
+  - Homes, temporary folders, shared memory, spools, scratch disks, containers, images, volumes,
+    IPC, units and timers.
   - Files of the manifest that were altered are put back; one that cannot be put back fails the step.
 author: Ironyard
 options:
@@ -67,7 +68,7 @@ def body(step: Step, params: dict[str, Any]) -> None:
             take(step, "temporary files", path)
     wipe_runtime(step)
     wipe_homes(step, manifest, homes)
-    restored = cleaning.restore_tracked(step, manifest, [*tracked.SYSTEM, *homes])
+    restored = cleaning.restore_tracked(step, manifest, [*places.SYSTEM, *homes])
     wipe_watched(step, manifest)
     wipe_owned(step, manifest, params["owner_paths"], params["owner_skip"])
     containers.clean(step, manifest)
@@ -103,7 +104,7 @@ def wipe_homes(step: Step, manifest: dict[str, Any], homes: set[str]) -> None:
             take(step, "homes", str(real))
     module = Path(__file__).resolve()
     for home in sorted(homes):
-        for name in tracked.TRACES:
+        for name in places.TRACES:
             real = Path(home) / name
             if os.path.lexists(real) and real not in module.parents:
                 take(step, "histories and caches", str(real))
@@ -160,7 +161,7 @@ def wipe_ipc(step: Step, manifest: dict[str, Any]) -> None:
 
 
 def settle(step: Step, manifest: dict[str, Any], restored: tracked.Difference) -> None:
-    """systemd reads the restored units, the platform's own services run as recorded, nothing new stays."""
+    """Systemd reads the restored units, the platform's own services run as recorded, nothing new stays."""
     if step.check:
         return
     if step.changed:

@@ -8,7 +8,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import accounts, cleaning, containers, nvidia_smi, processes, sshd, tracked, units
+from ansible.module_utils import (
+    accounts,
+    cleaning,
+    containers,
+    nvidia_smi,
+    places,
+    processes,
+    sshd,
+    tracked,
+    units,
+)
 from ansible.module_utils.steps import StepFailed
 
 FORMAT = 1
@@ -29,7 +39,7 @@ ROOT = Path("/")
 
 
 def build() -> dict[str, Any]:
-    """Record this host. Raises StepFailed when a part cannot be read or the record grows too large to keep."""
+    """Record this host. Raises StepFailed when a part cannot be read or the record is too large to keep."""
     manifest = {
         "format": FORMAT,
         "files": files(),
@@ -59,16 +69,16 @@ def build() -> dict[str, Any]:
 def files() -> dict[str, tracked.Entry]:
     """The tracked files of now: configuration, homes and every account's keys."""
     budget = tracked.Budget()
-    found = tracked.record((*tracked.IDENTITY, *tracked.SYSTEM), budget=budget)
+    found = tracked.record((*places.IDENTITY, *places.SYSTEM), budget=budget)
     for top in sorted({*accounts.homes().values(), *accounts.key_folders()}):
-        skip = [f"{top}/{name}" for name in tracked.TRACES] + [f"{top}/known_hosts", f"{top}/known_hosts.old"]
+        skip = [f"{top}/{name}" for name in places.TRACES] + [f"{top}/known_hosts", f"{top}/known_hosts.old"]
         found.update(tracked.record([top], budget=budget, skip=skip))
     return found
 
 
 def watched() -> dict[str, str]:
     """Names and shortened hashes under the vendor's unit folders."""
-    entries = tracked.record(tracked.WATCHED)
+    entries = tracked.record(places.WATCHED)
     return {path: fingerprint(entry) for path, entry in entries.items()}
 
 
@@ -183,7 +193,10 @@ def foreign_ipc(manifest: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _modules(manifest: dict[str, Any]) -> list[str]:
-    """Modules load by themselves when a device or file system needs them; only out-of-tree ones tell of a tenant."""
+    """Modules load by themselves when a device or file system needs them.
+
+    Only out-of-tree ones tell of a tenant.
+    """
     fresh = set(kernel_modules()) - set(manifest["modules"])
     tainted = []
     for name in sorted(fresh):
@@ -202,7 +215,7 @@ def leftovers(manifest: dict[str, Any], folders: list[str], keep: list[str]) -> 
     found += [
         f"home of nobody: {real}" for real in nobodys if real not in homes and real not in manifest["files"]
     ]
-    traces = (f"{home}/{name}" for home in sorted(homes) for name in tracked.TRACES if name != ".ansible")
+    traces = (f"{home}/{name}" for home in sorted(homes) for name in places.TRACES if name != ".ansible")
     return found + [f"left behind: {trace}" for trace in traces if os.path.lexists(trace)]
 
 

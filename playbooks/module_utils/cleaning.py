@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import processes, tracked, units
+from ansible.module_utils import places, processes, tracked, units
 from ansible.module_utils.steps import Step, StepFailed, run
 
 ROUNDS = 5
@@ -54,7 +54,10 @@ def waiting(process: processes.Process) -> str:
 
 
 def restore_tracked(step: Step, manifest: dict[str, Any], paths: Iterable[str]) -> tracked.Difference:
-    """Bring the tracked files below the paths back to the record. Raises StepFailed naming what cannot be restored."""
+    """Bring the tracked files below the paths back to the record.
+
+    Raises StepFailed naming what cannot be restored.
+    """
     tops = list(paths)
     before = tracked.under(manifest["files"], tops)
     current = tracked.record(tops)
@@ -82,7 +85,7 @@ def is_trace(path: str, manifest: dict[str, Any]) -> bool:
     return any(
         path == f"{home}/{name}" or path.startswith(f"{home}/{name}/")
         for home in homes
-        for name in tracked.TRACES
+        for name in places.TRACES
     )
 
 
@@ -105,7 +108,10 @@ def kind(path: str) -> str:
 
 
 def unmount_below(step: Step, tops: Iterable[str], keep: Iterable[str] = ()) -> None:
-    """Detach mounts inside the folders that will be emptied: nobody's bind mount of / may be wiped through."""
+    """Detach mounts inside the folders that will be emptied.
+
+    Nobody's bind mount of / may be wiped through.
+    """
     roots, kept = list(tops), set(keep)
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     points = [point.replace("\\040", " ") for point in points]

@@ -43,7 +43,10 @@ def inventories() -> dict[str, Any]:
 
 
 def foreign(manifest: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
-    """Per engine and kind what enrolment did not see. An engine that answered then and is silent now is a failure."""
+    """Per engine and kind what enrolment did not see.
+
+    An engine that answered then and is silent now is a failure.
+    """
     found = {}
     for engine, held in inventories().items():
         before = manifest["engines"].get(engine)

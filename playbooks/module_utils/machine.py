@@ -1,4 +1,7 @@
-"""The machine's own facts: firmware names, CPU, memory, NUMA, PCI, operating system. Absent is None, never a guess."""
+"""The machine's own facts: firmware names, CPU, memory, NUMA, PCI, operating system.
+
+Absent is None, never a guess.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,10 @@ def numa_node(address: str | None, root: Path = ROOT) -> int | None:
 
 
 def pci_gpus(root: Path = ROOT) -> list[dict[str, str]]:
-    """NVIDIA display and 3D controllers on the bus. lspci comes first: it also answers where sysfs is not the host's."""
+    """NVIDIA display and 3D controllers on the bus.
+
+    Lspci comes first: it also answers where sysfs is not the host's.
+    """
     listed = run("lspci", "-Dnmm", timeout=20) if root == ROOT else None
     if listed is not None and listed.ok:
         return parse_lspci(listed.out)

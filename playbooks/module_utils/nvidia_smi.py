@@ -92,7 +92,7 @@ def parse_csv(text: str) -> list[dict[str, str | None]]:
             raise StepFailed(
                 f"nvidia-smi printed {len(cells)} columns under {len(names)} names", [beginning(line)]
             )
-        rows.append({name: value(cell) for name, cell in zip(names, cells)})  # noqa: B905 - Python 3.9
+        rows.append({name: value(cell) for name, cell in zip(names, cells)})
     return rows
 
 
@@ -101,7 +101,10 @@ def beginning(text: str, limit: int = 300) -> str:
 
 
 def query(timeout: float = 60.0) -> dict[str, Any] | None:
-    """Ask the host's nvidia-smi; None when there is none. Raises StepFailed when it fails or answers nonsense."""
+    """Ask the host's nvidia-smi; None when there is none.
+
+    Raises StepFailed when it fails or answers nonsense.
+    """
     ran = run("nvidia-smi", "-q", "-x", timeout=timeout)
     if ran.code == 127:
         return None
@@ -170,7 +173,10 @@ def event_reasons(gpu: ET.Element) -> list[str]:
 
 
 def judge(gpu: ET.Element) -> tuple[str, list[str]]:
-    """(ok | failed | unknown, reasons). A check that the GPU ought to answer and does not is unknown, never ok."""
+    """(ok | failed | unknown, reasons).
+
+    A check that the GPU ought to answer and does not is unknown, never ok.
+    """
     failed: list[str] = []
     unknown: list[str] = []
     broken = [

@@ -104,7 +104,7 @@ def _group(text: str) -> str:
 
 
 def own(processes: dict[int, Process], pid: int | None = None) -> set[int]:
-    """This module, its parents up to the SSH listener, and its children: what must survive."""
+    """The running module, its parents up to the SSH listener, and its children: what must survive."""
     pid = os.getpid() if pid is None else pid
     mine = {pid, *ancestors(processes, pid)}
     pending = [pid]

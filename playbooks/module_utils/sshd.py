@@ -127,7 +127,8 @@ def reload() -> list[str]:
 
 def lift_fence(*, check: bool = False) -> list[str]:
     """Take the fence away; returns what was removed. The keys that it names go after sshd has forgotten it:
-    a connection in between still has to find them."""
+    a connection in between still has to find them.
+    """
     there = [path for path in (FENCE, NOLOGIN, FENCE_KEYS) if os.path.lexists(path)]
     if check or not there:
         return [str(path) for path in there]

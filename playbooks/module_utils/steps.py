@@ -41,7 +41,10 @@ class Ran:
 
 
 def run(*argv: str, timeout: float = 60.0, feed: str | None = None) -> Ran:
-    """Run a command without a shell, in the C locale, with the system's own search path. ``timeout`` in seconds."""
+    """Run a command without a shell, in the C locale, with the system's own search path.
+
+    ``timeout`` in seconds.
+    """
     env = {**os.environ, "LC_ALL": "C", "PATH": SEARCH_PATH}
     try:
         done = subprocess.run(

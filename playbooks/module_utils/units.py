@@ -21,7 +21,10 @@ def unit_files() -> dict[str, str]:
 
 
 def active(states: str = "active,activating,reloading,failed") -> list[str]:
-    """Services, timers, sockets and paths in one of the states; a failed unit is one that systemd still holds."""
+    """Services, timers, sockets and paths in one of the states.
+
+    A failed unit is one that systemd still holds.
+    """
     listed = run(
         "systemctl", "list-units", "--all", "--no-legend", "--plain", "--no-pager", f"--type={TYPES}",
         f"--state={states}", timeout=30,

@@ -1,4 +1,7 @@
-"""Plays on lab hosts, run as an operator runs them: the ledger's inventory, the callback plugin, strict host keys."""
+"""Plays on lab hosts, run as an operator runs them.
+
+The ledger's inventory, the callback plugin, strict host keys.
+"""
 
 from __future__ import annotations
 

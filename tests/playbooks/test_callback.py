@@ -40,7 +40,10 @@ PLAY = """
       ansible.builtin.set_stats:
         per_host: true
         data:
-          ironyard_report: {{ok: "{{{{ inventory_hostname == 'one' }}}}", failed_step: kill, failed_reason: stuck}}
+          ironyard_report:
+            ok: "{{{{ inventory_hostname == 'one' }}}}"
+            failed_step: kill
+            failed_reason: stuck
     - name: Fail
       ansible.builtin.fail:
         msg: it is broken

@@ -1,4 +1,7 @@
-"""The playbooks on lab hosts. What is left on a host is looked for with the host's own tools, not with our modules."""
+"""The playbooks on lab hosts.
+
+What is left on a host is looked for with the host's own tools, not with our modules.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,9 @@ pytestmark = pytest.mark.lab
 DIRTY = Path(__file__).with_name("dirty.sh")
 # every regular file and link of the places that a tenant with root writes to; host keys change on purpose
 FILES = r"""
-find /etc /root /home /opt /srv /usr/local /usr/lib/systemd /usr/games /var/spool /var/lib/systemd/linger /scratch /tmp \
-  /var/tmp /dev/shm /var/mail -xdev \( -name 'ssh_host_*' -o -name 'systemd-private-*' -o -path /etc/.pwd.lock \
+find /etc /root /home /opt /srv /usr/local /usr/lib/systemd /usr/games /var/spool /var/lib/systemd/linger \
+  /scratch /tmp /var/tmp /dev/shm /var/mail -xdev \
+  \( -name 'ssh_host_*' -o -name 'systemd-private-*' -o -path /etc/.pwd.lock \
   -o -path '/etc/*shadow*' -o -path '/etc/*[pd]-' -o -path '*/.SEQ' \) -prune \
   -o \( -type f -o -type l \) -printf '%M %u:%g %l %p\n' -type f -exec sha256sum {} \; 2>/dev/null | sort
 """
@@ -178,7 +182,7 @@ LEFT_BEHIND = {
     "mkdir /home/eve": "home of nobody: /home/eve",
     "useradd eve": "account eve is not in the manifest",
     "groupadd crew": "group crew is not in the manifest",
-    "echo 'ssh-ed25519 AAAA eve' >>/root/.ssh/authorized_keys": "altered since enrolment: /root/.ssh/authorized_keys",
+    "echo ssh-rsa >>/root/.ssh/authorized_keys": "altered since enrolment: /root/.ssh/authorized_keys",
     "touch /etc/sudoers.d/eve": "not in the manifest: /etc/sudoers.d/eve",
     "echo 'root:changed' | chpasswd": "password of root was changed since enrolment",
     "echo '* * * * * root true' >/etc/cron.d/eve": "not in the manifest: /etc/cron.d/eve",
@@ -188,8 +192,8 @@ LEFT_BEHIND = {
     "docker volume create eve-data": "docker volumes not in the manifest: eve-data",
     "ipcmk -M 64": "IPC shm",
     "nvidia-smi -i 1 -c PROHIBITED": "compute_mode is Prohibited, enrolment recorded Default",
-    "setsid python3 -c 'import socket,time; s=socket.socket(); s.bind((\"\",7777)); s.listen(); time.sleep(99)' "
-    ">/dev/null 2>&1 &": "something listens on tcp 7777",
+    'setsid python3 -c \'import socket,time; s=socket.socket(); s.bind(("",7777)); s.listen(); '
+    "time.sleep(99)' >/dev/null 2>&1 &": "something listens on tcp 7777",
     "touch /root/.bash_history": "left behind: /root/.bash_history",
     "nvidia-sim ecc --gpu 0 --count 2": "uncorrectable ECC errors",
     "nvidia-sim lost --mode gone --gpu 3": "of the manifest is missing",

@@ -17,7 +17,9 @@ HEALTHY = """
 <retired_pages><pending_retirement>N/A</pending_retirement></retired_pages>
 <remapped_rows><remapped_row_pending>No</remapped_row_pending><remapped_row_failure>No</remapped_row_failure></remapped_rows>
 <gpu_reset_status><reset_required>No</reset_required></gpu_reset_status>
-<clocks_event_reasons><clocks_event_reason_hw_thermal_slowdown>Not Active</clocks_event_reason_hw_thermal_slowdown></clocks_event_reasons>
+<clocks_event_reasons>
+<clocks_event_reason_hw_thermal_slowdown>Not Active</clocks_event_reason_hw_thermal_slowdown>
+</clocks_event_reasons>
 </gpu>"""
 
 

@@ -1,0 +1,364 @@
+"""The steps' shared code as plain Python: records and restores, judges processes, puts reports together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils import accounts, machine, processes, sshd, steps, tracked, units
+from ansible.module_utils.processes import Process
+
+from tests.playbooks.conftest import PLAYBOOKS, load
+
+MANIFEST: dict[str, Any] = {
+    "format": 1,
+    "services": {"ssh.service": ["/usr/sbin/sshd"], "cron.service": ["/usr/sbin/cron"]},
+    "units": {"apt-daily.service": "static", "getty@.service": "enabled", "ssh.service": "enabled"},
+    "active_units": ["ssh.service"],
+    "homes": {"root": "/root"},
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    (tmp_path / "etc/cron.d").mkdir(parents=True)
+    (tmp_path / "etc/cron.d/platform").write_text("* * * * * root true\n")
+    (tmp_path / "etc/cron.d/link").symlink_to("platform")
+    (tmp_path / "etc/cron.d/large").write_bytes(os.urandom(9000))
+    return tmp_path
+
+
+def record(tree: Path) -> dict[str, Any]:
+    found: dict[str, Any] = tracked.record(["/etc/cron.d"], root=tree, budget=tracked.Budget())
+    return found
+
+
+def test_a_record_is_the_same_twice_and_knows_every_kind_of_change(tree: Path) -> None:
+    before = record(tree)
+    assert before == record(tree)
+    assert not tracked.compare(before, record(tree))
+    (tree / "etc/cron.d/evil").write_text("evil")
+    (tree / "etc/cron.d/platform").chmod(0o777)
+    (tree / "etc/cron.d/link").unlink()
+    difference = tracked.compare(before, record(tree))
+    assert (difference.extra, difference.missing, difference.altered) == (
+        ["/etc/cron.d/evil"],
+        ["/etc/cron.d/link"],
+        ["/etc/cron.d/platform"],
+    )
+    assert len(difference.findings()) == 3
+
+
+@pytest.mark.parametrize(
+    "damage", ["alter", "remove", "replace by folder", "replace by link", "mode", "retarget"]
+)
+def test_a_small_file_or_link_is_restored_whatever_happened(tree: Path, damage: str) -> None:
+    before = record(tree)
+    path, link = tree / "etc/cron.d/platform", tree / "etc/cron.d/link"
+    if damage == "alter":
+        path.write_text("evil")
+    elif damage == "mode":
+        path.chmod(0o4777)
+    elif damage == "retarget":
+        link.unlink()
+        link.symlink_to("/etc/shadow")
+    else:
+        path.unlink()
+        if damage.endswith("folder"):
+            path.mkdir()
+        if damage.endswith("link"):
+            path.symlink_to("/etc/shadow")
+    difference = tracked.compare(before, record(tree))
+    assert difference
+    for name in difference.missing + difference.altered:
+        tracked.restore(name, before[name], root=tree)
+    assert not tracked.compare(before, record(tree))
+
+
+def test_what_cannot_be_restored_is_said(tree: Path) -> None:
+    before = record(tree)
+    assert "content" not in before["/etc/cron.d/large"]
+    (tree / "etc/cron.d/large").write_text("changed")
+    with pytest.raises(steps.StepFailed, match=r"/etc/cron\.d/large .* cannot be restored"):
+        tracked.restore("/etc/cron.d/large", before["/etc/cron.d/large"], root=tree)
+
+
+def test_the_budget_bounds_the_content(tree: Path) -> None:
+    found = tracked.record(["/etc/cron.d"], root=tree, budget=tracked.Budget(left=0))
+    assert not [path for path, entry in found.items() if "content" in entry]
+
+
+def process(pid: int, ppid: int, program: str, group: str, **more: Any) -> Process:
+    known: dict[str, Any] = {
+        "uid": 0,
+        "state": "S",
+        "flags": 0,
+        "started": pid,
+        "command": program.rsplit("/", 1)[-1],
+        "argv": (program,),
+    }
+    return Process(pid=pid, ppid=ppid, program=program, group=group, **{**known, **more})
+
+
+SSH = "/system.slice/ssh.service"
+HOST = [
+    process(1, 0, "/usr/lib/systemd/systemd", "/init.scope"),
+    process(2, 0, "", "", flags=processes.KERNEL_THREAD),
+    process(10, 1, "/usr/sbin/sshd", SSH),
+    process(20, 10, "/usr/sbin/sshd", "/user.slice/user-0.slice/session-5.scope"),
+    process(21, 20, "/bin/sh", "/user.slice/user-0.slice/session-5.scope"),
+    process(22, 21, "/usr/bin/python3", "/user.slice/user-0.slice/session-5.scope"),
+    process(23, 22, "/usr/bin/systemctl", "/user.slice/user-0.slice/session-5.scope"),
+    process(30, 1, "/usr/sbin/cron", "/system.slice/cron.service"),
+]
+
+
+@pytest.mark.parametrize(
+    ("one", "is_foreign"),
+    [
+        (process(90, 1, "/usr/bin/sleep", "/system.slice/rogue.service"), True),
+        (process(90, 30, "/usr/bin/sleep", "/system.slice/cron.service"), True),
+        (process(90, 1, "/usr/bin/sleep", "/user.slice/user-1000.slice/session-9.scope", uid=1000), True),
+        (process(90, 1, "/usr/bin/sleep", "/user.slice/user-0.slice/session-9.scope"), True),
+        (process(90, 1, "/usr/bin/sleep", "/docker/0123abcd"), True),
+        (process(90, 1, "/usr/bin/sleep", ""), True),
+        (process(90, 10, "/usr/sbin/sshd", SSH), True),  # somebody else's connection
+        (
+            process(
+                90,
+                1,
+                "/usr/lib/systemd/systemd",
+                "/user.slice/user-1000.slice/user@1000.service/init.scope",
+                uid=1000,
+            ),
+            True,
+        ),
+        (
+            process(90, 1, "/usr/lib/systemd/systemd", "/user.slice/user-0.slice/user@0.service/init.scope"),
+            False,
+        ),
+        (process(90, 1, "/usr/bin/apt-get", "/system.slice/apt-daily.service"), False),
+        (process(90, 1, "/sbin/agetty", "/system.slice/system-getty.slice/getty@tty1.service"), False),
+        (process(90, 1, "/usr/lib/systemd/systemd", "/system.slice/cron.service"), False),  # before its exec
+        (process(90, 2, "", "", flags=processes.KERNEL_THREAD), False),
+        (process(90, 1, "/usr/bin/sleep", "", state="Z"), False),
+    ],
+)
+def test_which_processes_are_the_platforms(one: Process, is_foreign: bool) -> None:
+    running = {item.pid: item for item in [*HOST, one]}
+    mine = processes.own(running, 22)
+    assert mine == {1, 10, 20, 21, 22, 23}
+    found = [item.pid for item in processes.foreign(running, MANIFEST, mine)]
+    assert found == ([90] if is_foreign else [])
+
+
+def test_people_are_not_part_of_the_services_record() -> None:
+    running = {
+        item.pid: item
+        for item in [*HOST, process(40, 10, "/usr/sbin/sshd", SSH), process(41, 40, "/bin/bash", SSH)]
+    }
+    assert processes.services(running) == {
+        "cron.service": ["/usr/sbin/cron"],
+        "ssh.service": ["/usr/sbin/sshd"],
+    }
+
+
+def test_an_interpreter_is_known_by_its_script() -> None:
+    one = process(5, 1, "/usr/bin/python3.11", SSH, argv=("python3", "-u", "/opt/agent.py", "--flag"))
+    assert one.signature == "/usr/bin/python3.11 /opt/agent.py"
+
+
+def test_a_process_that_ignores_sigterm_is_killed() -> None:
+    code = "import signal,time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        child.stdout.readline()
+        one = processes.look(child.pid)
+        began = time.monotonic()
+        assert processes.end([one], grace=0.3) == []
+        assert time.monotonic() - began < 5
+        assert child.wait() == -9
+
+
+def test_a_recycled_process_number_is_left_alone() -> None:
+    now = processes.look(os.getpid())
+    earlier = Process(**{**now.__dict__, "started": now.started - 1})
+    assert processes.alive(now)
+    assert processes.alive(earlier) is None
+
+
+def test_templates_and_instances() -> None:
+    assert processes.known("getty@tty1.service", MANIFEST["units"])
+    assert not processes.known("evil@tty1.service", MANIFEST["units"])
+    findings = units.enabled_since(
+        MANIFEST, {"ssh.service": "masked", "evil.timer": "enabled", "getty@.service": "enabled"}
+    )
+    assert findings == [
+        "unit evil.timer is not in the manifest (enabled)",
+        "unit apt-daily.service is gone",
+        "unit ssh.service is masked, was enabled",
+    ]
+
+
+def shadow(root: Path, *lines: str) -> None:
+    (root / "etc").mkdir(exist_ok=True)
+    (root / "etc/shadow").write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_passwords_may_stay_or_be_locked(tmp_path: Path) -> None:
+    shadow(tmp_path, "root:*:1::::::", "ops:$y$one:1::::::", "svc:!:1::::::")
+    manifest = {"passwords": accounts.passwords(tmp_path)}
+    assert "$y$" not in str(manifest)
+    assert accounts.password_findings(manifest, tmp_path) == []
+    shadow(tmp_path, "root:$y$new:1::::::", "ops:!:1::::::", "svc::1::::::", "eve:$y$x:1::::::")
+    assert accounts.password_findings(manifest, tmp_path) == [
+        "password of root was changed since enrolment",
+        "password of svc was changed since enrolment",
+        "password entry of eve is not in the manifest",
+    ]
+    assert accounts.restore_shadow(manifest, tmp_path) == ["root:!:1::::::", "ops:!:1::::::", "svc:!:1::::::"]
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "supported"),
+    [
+        ("debian", "12", True),
+        ("debian", "11", False),
+        ("ubuntu", "22.04", True),
+        ("ubuntu", "24.04", True),
+        ("ubuntu", "20.04", False),
+        ("rocky", "9.4", True),
+        ("rhel", "8.9", False),
+        ("arch", "", False),
+        ("", "", False),
+    ],
+)
+def test_supported_systems(tmp_path: Path, name: str, version: str, supported: bool) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/os-release").write_text(f'ID={name}\nVERSION_ID="{version}"\n')
+    assert machine.supported(machine.os_release(tmp_path)) is supported
+
+
+def test_a_machine_without_firmware_tables(tmp_path: Path) -> None:
+    assert machine.firmware(tmp_path) == {"vendor": None, "product": None, "serial": None, "uuid": None}
+    assert machine.numa(tmp_path) == []
+    assert machine.memory_mib(tmp_path) is None
+
+
+def test_numa_and_gpus_from_sysfs(tmp_path: Path) -> None:
+    node = tmp_path / "sys/devices/system/node/node0"
+    node.mkdir(parents=True)
+    (node / "cpulist").write_text("0-31\n")
+    (node / "meminfo").write_text("Node 0 MemTotal:       1048576 kB\n")
+    assert machine.numa(tmp_path) == [{"node": 0, "cpus": "0-31", "memory_mib": 1024}]
+    device = tmp_path / "sys/bus/pci/devices/0000:1b:00.0"
+    device.mkdir(parents=True)
+    for key, said in {"class": "0x030200", "vendor": "0x10de", "device": "0x2330", "numa_node": "1"}.items():
+        (device / key).write_text(said)
+    assert machine.pci_gpus(tmp_path) == [
+        {"address": "0000:1b:00.0", "vendor_id": "10de", "device_id": "2330"}
+    ]
+    assert machine.numa_node("0000:1b:00.0", tmp_path) == 1
+
+
+def test_drop_ins_have_to_be_included(tmp_path: Path) -> None:
+    config = tmp_path / "sshd_config"
+    config.write_text("# Include /etc/ssh/sshd_config.d/*.conf\nPort 22\n")
+    assert not sshd.includes_drop_ins(config)
+    config.write_text("Include /etc/ssh/sshd_config.d/*.conf\n")
+    assert sshd.includes_drop_ins(config)
+
+
+def body_that(fails: Exception) -> Any:
+    def body(step: steps.Step, _params: dict[str, Any]) -> None:
+        step.gone("files", "/tmp/one")
+        raise fails
+
+    return body
+
+
+def test_a_failing_step_says_what_was_done_and_why_it_stopped() -> None:
+    failed = steps.StepFailed("it is stuck", ["pid 5 state D"], findings=["x"])
+    succeeded, result = steps.perform(steps.Step("kill"), {}, body_that(failed))
+    assert not succeeded
+    assert result["msg"] == "it is stuck"
+    assert result["evidence"] == ["pid 5 state D", "files: /tmp/one"]
+    assert result["removed"] == {"files": 1}
+    assert result["findings"] == ["x"]
+    succeeded, result = steps.perform(steps.Step("kill"), {}, body_that(OSError("disk is gone")))
+    assert not succeeded
+    assert result["msg"] == "kill: OSError: disk is gone"
+
+
+def test_evidence_is_capped() -> None:
+    step = steps.Step("wipe")
+    for number in range(500):
+        step.gone("files", str(number))
+    assert len(step.result()["evidence"]) == 100
+    assert step.result()["removed"] == {"files": 500}
+
+
+@pytest.mark.parametrize("manifest", [None, {}])
+def test_no_manifest_is_a_failure(manifest: Any) -> None:
+    with pytest.raises(steps.StepFailed, match="never enrolled"):
+        steps.require_manifest(manifest)
+    with pytest.raises(steps.StepFailed, match="format 7"):
+        steps.require_manifest({"format": 7})
+
+
+def test_commands_that_are_missing_or_slow() -> None:
+    assert steps.run("no-such-program").code == 127
+    assert steps.run("sleep", "5", timeout=0.1).code == 124
+    with pytest.raises(steps.StepFailed, match="'false' failed"):
+        steps.must("false")
+
+
+report = load(PLAYBOOKS / "filter_plugins" / "ironyard.py").report
+
+
+def test_a_report_of_success() -> None:
+    results = {
+        "preflight": [{"changed": False, "seconds": 0.5, "evidence": ["a"]}],
+        "manifest": [{"changed": True, "seconds": 1, "manifest": {"format": 1}, "host_keys": ["k"]}],
+    }
+    found = report(["preflight", "manifest"], results, "enroll", "1")
+    assert (found["ok"], found["failed_step"], found["failed_reason"]) == (True, None, None)
+    assert [step["status"] for step in found["steps"]] == ["ok", "ok"]
+    assert (found["manifest"], found["host_keys"], found["facts"]) == ({"format": 1}, ["k"], None)
+
+
+def test_a_report_of_failure_names_the_step_and_skips_the_rest() -> None:
+    results = {
+        "fence": [{"changed": True, "removed": {"sessions": 1}}],
+        "kill": [{"failed": True, "msg": "stuck", "findings": ["f"]}],
+        "wipe": [{}],
+        "identity": [{}, {}],
+    }
+    found = report(["fence", "kill", "wipe", "identity"], results, "reclaim", "1")
+    assert (found["ok"], found["failed_step"], found["failed_reason"]) == (False, "kill", "stuck")
+    assert [step["status"] for step in found["steps"]] == ["ok", "failed", "skipped", "skipped"]
+    assert found["steps"][1]["evidence"] == ["stuck"]
+    assert found["findings"] == ["f"]
+
+
+def test_a_failure_outside_the_steps_modules_is_never_a_success() -> None:
+    found = report(
+        ["fence"], {"fence": [{"changed": False}]}, "reclaim", "1", {"step": None, "reason": "handler broke"}
+    )
+    assert (found["ok"], found["failed_step"], found["failed_reason"]) == (False, None, "handler broke")
+
+
+def test_two_results_of_one_step_are_added_up() -> None:
+    results = {
+        "identity": [
+            {"removed": {"a": 1}, "seconds": 1},
+            {"removed": {"a": 2}, "seconds": 2, "changed": True},
+        ]
+    }
+    step = report(["identity"], results, "reclaim", "1")["steps"][0]
+    assert (step["removed"], step["seconds"], step["changed"]) == ({"a": 3}, 3.0, True)
