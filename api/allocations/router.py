@@ -38,11 +38,11 @@ def claim(
 ) -> AllocationRead:
     """All of the GPUs or none. `409` is `quota-exceeded` or `capacity-exceeded`, with the numbers."""
     settings = request.app.state.settings
-    allocation, workspace, gpus = service.claim(tx, actor, asked, settings, idempotency_key=idempotency_key)
+    allocation, slug, gpus = service.claim(tx, actor, asked, settings, idempotency_key=idempotency_key)
     if gpus is None:
         response.headers["Idempotency-Replayed"] = "true"
         return queries.with_gpus(tx, [allocation])[0]
-    return queries.read(allocation, workspace.slug, gpus)
+    return queries.read(allocation, slug, gpus)
 
 
 @router.get("/allocations", summary="List allocations, newest first", responses=problems(401, 403, 404, 422))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -15,14 +16,15 @@ from api.allocations.lifecycle import Event, State, advance
 from api.allocations.models import Allocation, ClaimRequest, HeldGpu, Hold
 from api.core import audit, clock
 from api.core.access import Actor
-from api.core.db import table
+from api.core.db import insert_together, table
 from api.core.errors import Conflict, Invalid, NotFound
 from api.core.ids import new_id
 from api.fleet import placement
 from api.fleet.placement import Taken, Wanted
 from api.settings import Settings
 from api.workspaces import service as workspaces
-from api.workspaces.models import ALL_MODELS, Workspace
+from api.workspaces.models import ALL_MODELS
+from api.workspaces.service import Tenant
 
 ALLOCATIONS, HOLDS = table(Allocation), table(Hold)
 TICK = timedelta(microseconds=1)
@@ -50,26 +52,27 @@ class KeyReused(Conflict):
 
 def claim(
     tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings, *, idempotency_key: str | None = None
-) -> tuple[Allocation, Workspace, list[HeldGpu] | None]:
-    """Hold GPUs, all or none. A repeated key answers with the first allocation (and no list of GPUs).
+) -> tuple[Allocation, str, list[HeldGpu] | None]:
+    """Hold GPUs, all or none: the allocation, the workspace's slug, the GPUs.
+
+    A repeated key answers with the first allocation, and None for the GPUs.
 
     Raises QuotaExceeded, CapacityExceeded, KeyReused, Invalid (an end in the past or too far off).
     """
-    workspace = workspaces.for_claim(tx, actor, asked.workspace)
-    limits = workspaces.lock_quotas(tx, workspace.id)
+    tenant = workspaces.lock_tenant(tx, actor, asked.workspace)
     digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
-    earlier = _replayed(tx, actor, workspace.id, idempotency_key, digest)
+    earlier = _replayed(tx, actor, tenant.id, idempotency_key, digest)
     if earlier is not None:
-        return earlier, workspace, None
+        return earlier, tenant.slug, None
     now = clock.now()
     expires_at = _end(asked, now, settings)
-    _check_quota(workspace, limits, Counter({ALL_MODELS: asked.gpus}))
+    _check_quota(tenant, Counter({ALL_MODELS: asked.gpus}))
     allocation_id = new_id()
     taken, started_at = placement.take(tx, actor, _wanted(asked), allocation_id, now)
-    _check_quota(workspace, limits, Counter(gpu.model for gpu in taken) + Counter({ALL_MODELS: len(taken)}))
+    _check_quota(tenant, Counter(gpu.model for gpu in taken) + Counter({ALL_MODELS: len(taken)}))
     allocation = Allocation(
         id=allocation_id,
-        workspace_id=workspace.id,
+        workspace_id=tenant.id,
         requested_by_id=actor.user_id,
         requested_by=actor.name,
         wanted=_wanted(asked).describe(),
@@ -79,29 +82,25 @@ def claim(
         idempotency_key=idempotency_key,
         request_digest=digest,
     )
-    _insert(tx, allocation, taken)
-    after = {"workspace": workspace.slug, "gpus": [gpu.uuid for gpu in taken]}
-    audit.record(tx, actor, "allocation.claimed", allocation.id, after=after)
-    return allocation, workspace, [_held(gpu) for gpu in taken]
+    after = {"workspace": tenant.slug, "gpus": [gpu.uuid for gpu in taken]}
+    _insert(tx, allocation, taken, audit.row(actor, "allocation.claimed", allocation.id, after=after))
+    return allocation, tenant.slug, [_held(gpu) for gpu in taken]
 
 
-def _insert(tx: Session, allocation: Allocation, taken: list[Taken]) -> None:
-    tx.execute(sa.insert(ALLOCATIONS), allocation.model_dump())
-    tx.execute(
-        sa.insert(HOLDS),
-        [
-            {
-                "id": new_id(),
-                "allocation_id": allocation.id,
-                "workspace_id": allocation.workspace_id,
-                "gpu_id": gpu.gpu_id,
-                "host_id": gpu.host_id,
-                "model": gpu.model,
-                "started_at": allocation.started_at,
-            }
-            for gpu in taken
-        ],
-    )
+def _insert(tx: Session, allocation: Allocation, taken: list[Taken], event: dict[str, Any]) -> None:
+    holds = [
+        {
+            "id": new_id(),
+            "allocation_id": allocation.id,
+            "workspace_id": allocation.workspace_id,
+            "gpu_id": gpu.gpu_id,
+            "host_id": gpu.host_id,
+            "model": gpu.model,
+            "started_at": allocation.started_at,
+        }
+        for gpu in taken
+    ]
+    insert_together(tx, (ALLOCATIONS, [allocation.model_dump()]), (HOLDS, holds), (audit.EVENTS, [event]))
 
 
 def _wanted(asked: ClaimRequest) -> Wanted:
@@ -129,12 +128,12 @@ def _held(gpu: Taken) -> HeldGpu:
     )
 
 
-def _check_quota(workspace: Workspace, limits: dict[str, tuple[int, int]], asked: Counter[str]) -> None:
+def _check_quota(tenant: Tenant, asked: Counter[str]) -> None:
     for model, number in asked.items():
-        limit, used = limits.get(model, (None, 0))
+        limit, used = tenant.limits.get(model, (None, 0))
         if limit is not None and used + number > limit:
             raise QuotaExceeded(
-                workspace=workspace.slug, model=model or None, limit=limit, used=used, asked=number
+                workspace=tenant.slug, model=model or None, limit=limit, used=used, asked=number
             )
 
 
@@ -229,8 +228,7 @@ def extend(tx: Session, actor: Actor, allocation_id: UUID, end: datetime, settin
 def _lock(tx: Session, actor: Actor, allocation_id: UUID) -> Allocation:
     """Quota first, then GPUs, then the host: every change of the ledger locks in that order."""
     allocation = get(tx, actor, allocation_id)
-    workspaces.for_claim(tx, actor, allocation.workspace_id)
-    workspaces.lock_quotas(tx, allocation.workspace_id)
+    workspaces.lock_tenant(tx, actor, allocation.workspace_id)
     tx.refresh(allocation, with_for_update=True)
     return allocation
 

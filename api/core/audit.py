@@ -55,6 +55,9 @@ class AuditRead(BaseModel):
     request_id: str | None
 
 
+EVENTS = table(AuditEvent)
+
+
 def record(
     tx: Session,
     actor: Actor,
@@ -66,23 +69,34 @@ def record(
     reason: str | None = None,
 ) -> None:
     """Append one event. `action` is `<noun>.<verb in the past tense>`."""
-    tx.execute(
-        sa.insert(table(AuditEvent)),
-        {
-            "id": new_id(),
-            "at": clock.now(),
-            "actor": actor.name,
-            "actor_id": actor.user_id,
-            "key_id": actor.key_id,
-            "action": action,
-            "subject_id": subject_id,
-            "before": before,
-            "after": after,
-            "reason": reason,
-            "address": actor.address,
-            "request_id": actor.request_id,
-        },
-    )
+    event = row(actor, action, subject_id, before=before, after=after, reason=reason)
+    tx.execute(sa.insert(EVENTS), event)
+
+
+def row(
+    actor: Actor,
+    action: str,
+    subject_id: UUID,
+    *,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+    reason: str | None = None,
+) -> dict[str, Any]:
+    """The event as a row of `EVENTS`, for a statement that appends it together with the change."""
+    return {
+        "id": new_id(),
+        "at": clock.now(),
+        "actor": actor.name,
+        "actor_id": actor.user_id,
+        "key_id": actor.key_id,
+        "action": action,
+        "subject_id": subject_id,
+        "before": before,
+        "after": after,
+        "reason": reason,
+        "address": actor.address,
+        "request_id": actor.request_id,
+    }
 
 
 router = APIRouter(prefix="/api/v1/admin/audit", tags=["audit"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import sqlalchemy as sa
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
@@ -73,11 +75,25 @@ class Database:
             yield tx
 
 
-def session(request: Request) -> Iterator[Session]:
+async def session(request: Request) -> AsyncIterator[Session]:
+    """The request's transaction: begun at the first statement, committed before the response leaves.
+
+    Opening a session touches no connection, so only its end needs a thread.
+    """
     database: Database = request.app.state.database
-    begin = database.snapshot if request.method in SAFE_METHODS else database.transaction
-    with begin() as tx:
+    engine = database.reading if request.method in SAFE_METHODS else database.engine
+    tx = Session(engine, expire_on_commit=False, info=dict(database.info))
+    try:
         yield tx
+    except BaseException:
+        await run_in_threadpool(tx.close)
+        raise
+    await run_in_threadpool(_commit, tx)
+
+
+def _commit(tx: Session) -> None:
+    with tx:
+        tx.commit()
 
 
 Tx = Annotated[Session, Depends(session, scope="function")]
@@ -90,3 +106,36 @@ def table(model: type[SQLModel]) -> sa.Table:
 
 def is_sqlite(tx: Session) -> bool:
     return tx.get_bind().dialect.name == "sqlite"
+
+
+def insert_together(tx: Session, *parts: tuple[sa.Table, list[dict[str, Any]]]) -> None:
+    """Insert rows into several tables; on PostgreSQL in one statement, since round trips are what it costs.
+
+    All rows of a part must have the same columns. Foreign keys among the parts hold at the statement's end.
+    """
+    if is_sqlite(tx):
+        for into, rows in parts:
+            tx.execute(sa.insert(into), rows)
+        return
+    shape = tuple((into, tuple(rows[0]), len(rows)) for into, rows in parts)
+    parameters = {
+        f"{part}_{row}_{name}": value
+        for part, (_, rows) in enumerate(parts)
+        for row, values in enumerate(rows)
+        for name, value in values.items()
+    }
+    tx.execute(_insert_statement(shape), parameters)
+
+
+@lru_cache(maxsize=256)
+def _insert_statement(shape: tuple[tuple[sa.Table, tuple[str, ...], int], ...]) -> sa.Insert:
+    inserts = []
+    for part, (into, names, rows) in enumerate(shape):
+        values = [
+            sa.select(*(sa.bindparam(f"{part}_{row}_{name}", type_=into.c[name].type) for name in names))
+            for row in range(rows)
+        ]
+        source = values[0] if rows == 1 else sa.union_all(*values)
+        inserts.append(sa.insert(into).from_select(names, source, include_defaults=False))
+    *others, last = inserts
+    return last.add_cte(*(other.cte(f"part_{number}") for number, other in enumerate(others)))

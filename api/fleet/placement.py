@@ -20,6 +20,14 @@ from api.fleet.models import Gpu, Host
 
 GPU, HOST = table(Gpu), table(Host)
 CANDIDATE_HOSTS = 16
+HOST_COLUMNS = [
+    sa.select(value).where(HOST.c.id == GPU.c.host_id).correlate(GPU).scalar_subquery().label(name)
+    for name, value in (
+        ("host", HOST.c.name),
+        ("host_state", HOST.c.state),
+        ("host_since", HOST.c.state_since),
+    )
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +87,13 @@ def take(
         rows = _take_any(tx, wanted, holder)
     if not rows:
         raise _shortage(tx, wanted)
-    hosts, since = _claim_hosts(tx, actor, sorted({row.host_id for row in rows}), at)
+    rows.sort(key=lambda row: (row.host_id, row.index))
+    since = _claim_hosts(tx, actor, rows, at)
     # Clocks of several processes differ: a hold never begins before its GPU was free and its host lent.
     began = max(since, *(row.free_since for row in rows))
-    taken = [
-        Taken(
-            row.id,
-            row.host_id,
-            hosts[row.host_id],
-            row.index,
-            row.uuid,
-            row.model,
-            row.memory_mib,
-        )
-        for row in sorted(rows, key=lambda row: (row.host_id, row.index))
-    ]
-    return taken, began
+    return [
+        Taken(row.id, row.host_id, row.host, row.index, row.uuid, row.model, row.memory_mib) for row in rows
+    ], began
 
 
 def give_back(tx: Session, actor: Actor, holder: UUID, at: datetime, *, reason: str) -> None:
@@ -136,7 +135,14 @@ def _update(holder: UUID, picked: sa.Select[Any]) -> Any:
         .where(GPU.c.id.in_(sa.select(chosen.c.id)))
         .values(held_by=holder)
         .returning(
-            GPU.c.id, GPU.c.host_id, GPU.c.index, GPU.c.uuid, GPU.c.model, GPU.c.memory_mib, GPU.c.free_since
+            GPU.c.id,
+            GPU.c.host_id,
+            GPU.c.index,
+            GPU.c.uuid,
+            GPU.c.model,
+            GPU.c.memory_mib,
+            GPU.c.free_since,
+            *HOST_COLUMNS,
         )
     )
 
@@ -147,12 +153,16 @@ def _take_any(tx: Session, wanted: Wanted, holder: UUID) -> list[Any]:
     picked = free.order_by(partly_used, GPU.c.host_id, GPU.c.index)
     if is_sqlite(tx):
         return _all_or_none(tx, wanted, holder, list(tx.execute(_update(holder, picked))))
-    attempt = tx.begin_nested()
-    rows = list(tx.execute(_update(holder, picked.with_for_update(skip_locked=True, of=GPU))))
+    skipping = _update(holder, picked.with_for_update(skip_locked=True, of=GPU))
+    # One GPU is taken or not: there is nothing to let go of before waiting.
+    attempt = tx.begin_nested() if wanted.count > 1 else None
+    rows = list(tx.execute(skipping))
     if len(rows) == wanted.count:
-        attempt.commit()
+        if attempt:
+            attempt.commit()
         return rows
-    attempt.rollback()
+    if attempt:
+        attempt.rollback()
     # Waiting claims lock in the order of ids and hold nothing yet, so they cannot wait for each other.
     waiting = free.order_by(GPU.c.id).with_for_update(of=GPU)
     return _all_or_none(tx, wanted, holder, list(tx.execute(_update(holder, waiting))))
@@ -203,18 +213,15 @@ def _take_here(tx: Session, wanted: Wanted, holder: UUID, host_id: UUID, here: l
     return []
 
 
-def _claim_hosts(
-    tx: Session, actor: Actor, host_ids: list[UUID], at: datetime
-) -> tuple[dict[UUID, str], datetime]:
-    """The names of the hosts, of which idle ones become allocated, and the moment since when all are."""
-    statement = sa.select(HOST.c.id, HOST.c.name, HOST.c.state, HOST.c.state_since)
-    names, latest = {}, at
-    for host in sorted(tx.execute(statement.where(HOST.c.id.in_(host_ids))), key=lambda row: row.id):
-        names[host.id], since = host.name, host.state_since
-        if host.state is State.IDLE:
-            since = _claim_idle(tx, actor, host.id, max(at, since))
+def _claim_hosts(tx: Session, actor: Actor, rows: list[Any], at: datetime) -> datetime:
+    """Idle hosts of the rows become allocated; the moment since when all of them are."""
+    latest = at
+    for host in {row.host_id: row for row in rows}.values():
+        since = host.host_since
+        if host.host_state is State.IDLE:
+            since = _claim_idle(tx, actor, host.host_id, max(at, since))
         latest = max(latest, since)
-    return names, latest
+    return latest
 
 
 def _claim_idle(tx: Session, actor: Actor, host_id: UUID, at: datetime) -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -62,19 +63,34 @@ def get(tx: Session, actor: Actor, workspace: UUID | str) -> Workspace:
     return found
 
 
-def for_claim(tx: Session, actor: Actor, workspace: UUID | str) -> Workspace:
-    """The workspace, if the actor may hold GPUs in its name."""
-    found = get(tx, actor, workspace)
-    if actor.operates:
-        return found
-    role = tx.execute(
-        sa.select(col(Membership.role)).where(
-            col(Membership.workspace_id) == found.id, col(Membership.user_id) == actor.user_id
-        )
-    ).scalar_one()
-    if role not in MAY_CLAIM:
-        raise Forbidden(f"Your role in {found.slug} is {role}; claiming needs member, admin or owner.")
-    return found
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A workspace about to change what it holds. `limits`: limit and GPUs held by model, empty for all."""
+
+    id: UUID
+    slug: str
+    limits: dict[str, tuple[int, int]]
+
+
+def lock_tenant(tx: Session, actor: Actor, workspace: UUID | str) -> Tenant:
+    """The workspace, if the actor may hold GPUs in its name; claims and releases of one take turns."""
+    by_id = _as_uuid(workspace)
+    own, quota, member = table(Workspace), table(Quota), table(Membership)
+    mine = sa.and_(member.c.workspace_id == own.c.id, member.c.user_id == actor.user_id)
+    rows = tx.execute(
+        sa.select(own.c.id, own.c.slug, quota.c.model, quota.c.gpu_limit, quota.c.gpus_held, member.c.role)
+        .join(quota, quota.c.workspace_id == own.c.id)
+        .outerjoin(member, mine)
+        .where(own.c.id == by_id if by_id else own.c.slug == workspace)
+        .order_by(quota.c.model)
+        .with_for_update(of=quota)
+    ).all()
+    if not rows or (rows[0].role is None and not actor.operates):
+        raise NotFound(f"There is no workspace {workspace} that you may see.")
+    first = rows[0]
+    if first.role not in MAY_CLAIM and not actor.operates:
+        raise Forbidden(f"Your role in {first.slug} is {first.role}; claiming needs member, admin or owner.")
+    return Tenant(first.id, first.slug, {row.model: (row.gpu_limit, row.gpus_held) for row in rows})
 
 
 def slugs(tx: Session, ids: set[UUID]) -> dict[UUID, str]:
@@ -85,18 +101,6 @@ def slugs(tx: Session, ids: set[UUID]) -> dict[UUID, str]:
 def quotas(tx: Session, workspace_id: UUID) -> list[Quota]:
     own = sa.select(Quota).where(col(Quota.workspace_id) == workspace_id).order_by(col(Quota.model))
     return list(tx.execute(own).scalars())
-
-
-def lock_quotas(tx: Session, workspace_id: UUID) -> dict[str, tuple[int, int]]:
-    """Limit and GPUs held by model (the empty model: in all), locked: claims of a workspace take turns."""
-    quota = table(Quota)
-    rows = tx.execute(
-        sa.select(quota.c.model, quota.c.gpu_limit, quota.c.gpus_held)
-        .where(quota.c.workspace_id == workspace_id)
-        .order_by(quota.c.model)
-        .with_for_update()
-    )
-    return {row.model: (row.gpu_limit, row.gpus_held) for row in rows}
 
 
 def set_quota(tx: Session, actor: Actor, workspace_id: UUID, asked: QuotaSet) -> list[Quota]:
