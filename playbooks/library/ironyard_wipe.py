@@ -63,17 +63,18 @@ def body(step: Step, params: dict[str, Any]) -> None:
     manifest = require_manifest(params["manifest"])
     homes = set(manifest["homes"].values())
     cleaning.unmount_below(step, [*params["paths"], "/home", "/root", "/run/user"], own_runtime())
+    # first what starts by itself: a cron job that fires meanwhile would write into folders emptied before
+    restored = cleaning.restore_tracked(step, manifest, [*places.SYSTEM, *homes])
+    wipe_watched(step, manifest)
+    settle(step, manifest, restored)
     for folder in params["paths"]:
         for path in cleaning.leftovers(folder, manifest, params["keep"]):
             take(step, "temporary files", path)
     wipe_runtime(step)
     wipe_homes(step, manifest, homes)
-    restored = cleaning.restore_tracked(step, manifest, [*places.SYSTEM, *homes])
-    wipe_watched(step, manifest)
     wipe_owned(step, manifest, params["owner_paths"], params["owner_skip"])
     containers.clean(step, manifest)
     wipe_ipc(step, manifest)
-    settle(step, manifest, restored)
 
 
 def take(step: Step, word: str, path: str) -> None:

@@ -165,7 +165,7 @@ def _units(manifest: dict[str, Any]) -> list[str]:
 
 
 def _processes(manifest: dict[str, Any]) -> list[str]:
-    found = processes.foreign(processes.scan(), manifest)
+    found = processes.find(manifest)
     return [f"process not from the platform: {process}" for process in found]
 
 

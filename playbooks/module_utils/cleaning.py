@@ -29,14 +29,14 @@ def end_processes(step: Step, manifest: dict[str, Any], grace: float = 5.0) -> N
     """End every foreign process; what starts again meanwhile is ended again, a few times."""
     survivors: list[processes.Process] = []
     for attempt in range(ROUNDS):
-        found = processes.foreign(processes.scan(), manifest)
+        found = processes.find(manifest)
         for process in found:
             if attempt == 0 or process.pid not in {one.pid for one in survivors}:
                 step.gone("processes", str(process))
         if not found or step.check:
             return
         survivors = processes.end(found, grace)
-    left = processes.foreign(processes.scan(), manifest)
+    left = processes.find(manifest)
     if left:
         raise StepFailed(
             f"{len(left)} processes could not be ended",
