@@ -148,7 +148,7 @@ def foreign(
 
 
 def find(manifest: dict[str, Any]) -> list[Process]:
-    """The host's foreign processes now, looked at twice: a service that is starting looks foreign until its exec."""
+    """The foreign processes now, looked for twice: a starting service looks foreign until its exec."""
     found = foreign(scan(), manifest)
     if any(process.ppid == 1 and process.unit in manifest["services"] for process in found):
         time.sleep(0.3)
