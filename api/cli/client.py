@@ -1,4 +1,4 @@
-"""The REST client of the commands. httpx2 is imported on first use: it takes longer than the rest together."""
+"""The REST client of the commands. httpx2 is imported on first use: it takes longest of all."""
 
 from __future__ import annotations
 

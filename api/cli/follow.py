@@ -74,27 +74,30 @@ class Hosts:
         """The hosts by id. `again` may start something on a host at rest, and then says True."""
         open_ids = set(self.names)
         while open_ids and not stopped():
-            open_ids = {host_id for host_id in self._look(open_ids) if not self._settled(host_id, again)}
+            self._look(open_ids)
+            open_ids -= {host_id for host_id in self._in_order(open_ids) if self._settled(host_id, again)}
             if open_ids:
                 sleep(WIDE_INTERVAL if len(self.names) > WIDE else INTERVAL)
         return self.found
 
-    def _look(self, ids: set[str]) -> set[str]:
+    def _look(self, ids: set[str]) -> None:
         try:
             if len(ids) < WIDE:
-                hosts = [self.client.get(f"/hosts/{host_id}") for host_id in ids]
+                hosts = [self.client.get(f"/hosts/{host_id}") for host_id in self._in_order(ids)]
             else:
                 hosts = self.client.pages("/hosts")
             running = {row["subject_id"]: row for row in self.client.pages("/operations", state="running")}
         except Failure as failure:
             if failure.code is not Exit.UNREACHABLE:
                 raise
-            return ids  # the server restarts; the operations go on
+            return  # the server restarts; the operations go on
         for host in hosts:
             if host["id"] in ids:
                 self.found[host["id"]] = host
                 self._show(host, running.get(host["id"]))
-        return ids
+
+    def _in_order(self, ids: set[str]) -> list[str]:
+        return [host_id for host_id in self.names if host_id in ids]
 
     def _settled(self, host_id: str, again: Callable[[Any], bool]) -> bool:
         host = self.found.get(host_id)

@@ -232,12 +232,11 @@ def _wait(client: Client, host: Any, operation: Any, *, as_json: bool) -> Any:
 
 def _row(host: Any) -> tuple[Any, ...]:
     note = output.one_line(host["failed_reason"] or ("cordoned" if host["cordoned"] else ""))
-    since = output.moment(host["state_since"])
     where = f"{host['address']}:{host['port']}"
     return (
         host["name"],
         host["state"],
-        since,
+        output.since(host["state_since"]),
         where,
         host["region"],
         host["gpus"],

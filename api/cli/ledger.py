@@ -198,8 +198,8 @@ def _row(row: Any) -> tuple[Any, ...]:
         sorted({gpu["model"] for gpu in held}),
         sorted({gpu["host"] for gpu in held}),
         row["requested_by"],
-        output.moment(row["started_at"]),
-        output.moment(row["expires_at"]),
+        output.since(row["started_at"]),
+        output.since(row["expires_at"]),
     )
 
 

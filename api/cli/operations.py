@@ -105,5 +105,5 @@ def _id(client: Client, wanted: str) -> str:
 
 def _row(row: Any) -> tuple[Any, ...]:
     names = ("id", "kind", "subject", "state", "step", "progress")
-    created = output.moment(row["created_at"])
+    created = output.since(row["created_at"])
     return (*(row[name] for name in names), created, row["requested_by"], output.one_line(row["reason"]))

@@ -83,14 +83,24 @@ def moment(value: str | None) -> str:
     return f"{at:%Y-%m-%d %H:%M:%SZ} ({age(at)})"
 
 
+def since(value: str) -> str:
+    """How long ago at a terminal, where it saves width; the moment elsewhere."""
+    at = datetime.fromisoformat(value).astimezone(UTC)
+    return age(at) if sys.stdout.isatty() else f"{at:%Y-%m-%dT%H:%M:%SZ}"
+
+
 def age(at: datetime) -> str:
-    seconds = (datetime.now(UTC) - at).total_seconds()
-    size = abs(seconds)
+    """In the two largest units."""
+    seconds = round((datetime.now(UTC) - at).total_seconds())
+    left, parts = abs(seconds), []
     for unit, name in ((DAY, "d"), (HOUR, "h"), (MINUTE, "min"), (1, "s")):
-        if size >= unit:
-            amount = f"{size // unit:.0f} {name}"
-            return f"{amount} ago" if seconds > 0 else f"in {amount}"
-    return "now"
+        amount, left = divmod(left, unit)
+        if amount:
+            parts.append(f"{amount} {name}")
+    amount_of_time = " ".join(parts[:2])
+    if not parts:
+        return "now"
+    return f"{amount_of_time} ago" if seconds > 0 else f"in {amount_of_time}"
 
 
 def clean(text: str) -> str:
