@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
 
 from api.core.db import Database
+from api.identity import service as identity
 from api.main import create_app
 from api.migrations import upgrade
 from api.settings import Settings
@@ -19,6 +22,15 @@ from tests.support import ledger
 from tests.support.postgres import PostgresServer, server_programs
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_passwords() -> Iterator[None]:
+    """Argon2 at its weakest: its real cost is measured nowhere and paid in every test."""
+    weak = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(identity, "_hasher", lambda: weak)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +122,7 @@ class Client(TestClient):
         return document
 
     def signed_in(self, email: str, password: str) -> Client:
-        other = Client(self.app)
+        other = Client(self.app, raise_server_exceptions=False)
         token = other.ok("POST", "/api/v1/auth/token", json={"email": email, "password": password})
         other.headers["Authorization"] = f"Bearer {token['access_token']}"
         return other
@@ -138,6 +150,6 @@ def fleet(app: FastAPI, database: Database) -> Any:
     number = iter(range(1, 250))
 
     def idle_host(name: str, **more: Any) -> uuid.UUID:
-        return ledger.idle_host(database, app.state.secret_box, name, f"192.0.2.{next(number)}", **more)
+        return ledger.idle_host(database, app.state.secret_box, name, f"198.51.100.{next(number)}", **more)
 
     return idle_host

@@ -114,7 +114,10 @@ def install(app: FastAPI, *, body_limit: int) -> None:
 
 
 class Envelope:
-    """Gives each request an id, refuses large bodies before they are read, and counts what happened."""
+    """Gives each request an id, refuses large bodies before they are read, and counts what happened.
+
+    FastAPI's own `max_body_size` answers in plain text before any handler of ours can make it a problem.
+    """
 
     def __init__(self, app: ASGIApp, body_limit: int) -> None:
         self.app = app

@@ -70,6 +70,12 @@ class Token(BaseModel):
 
 
 class PasswordChange(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"current_password": "the one in use", "new_password": "twelve characters or more"}
+        }
+    )
+
     current_password: SecretStr = Member(max_length=256)
     new_password: NewPassword
 

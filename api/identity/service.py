@@ -82,6 +82,12 @@ def bootstrap(tx: Session, email: str, *, lifetime: int) -> tuple[User, str] | N
     return create_user(tx, system(), asked, lifetime=lifetime)
 
 
+def first_administrator(tx: Session) -> User | None:
+    """The one that has been active for longest, in whose name this machine's operator acts."""
+    active = sa.select(User).where(col(User.role) == Role.ADMINISTRATOR, col(User.active))
+    return tx.execute(active.order_by(col(User.id)).limit(1)).scalar_one_or_none()
+
+
 def create_user(tx: Session, actor: Actor, asked: UserCreate, *, lifetime: int) -> tuple[User, str]:
     taken = tx.execute(sa.select(col(User.id)).where(col(User.email) == asked.email)).first()
     if taken is not None:
