@@ -90,8 +90,7 @@ def restore_shadow(step: Step, manifest: dict[str, Any]) -> None:
     replace(step, path, wanted, "passwords")
     gshadow = Path("/etc/gshadow")
     if gshadow.exists():
-        groups = accounts.recorded(manifest, "group")
-        lines = [":".join(row) for name, row in accounts.read("gshadow").items() if name in groups]
+        lines = accounts.restore_gshadow(manifest)
         replace(step, gshadow, "".join(f"{line}\n" for line in lines), "group passwords")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import baseline, cleaning, containers, places, processes, tracked, units
+from ansible.module_utils import accounts, baseline, cleaning, containers, places, processes, tracked, units
 from ansible.module_utils.steps import Step, StepFailed, require_manifest, run, run_module
 
 DOCUMENTATION = r"""
@@ -123,8 +123,7 @@ def wipe_watched(step: Step, manifest: dict[str, Any]) -> None:
 
 def wipe_owned(step: Step, manifest: dict[str, Any], tops: list[str], skip: list[str]) -> None:
     """Files whose owner is no account of the manifest, wherever a tenant may have put them."""
-    raw = tracked.content(manifest["files"]["/etc/passwd"]) or b""
-    known = {int(line.split(":")[2]) for line in raw.decode().splitlines() if line.count(":") >= 6}
+    known = {int(row[2]) for row in accounts.recorded(manifest, "passwd").values()}
     for path in foreign_owned(tops, set(skip), known):
         take(step, "files of unknown owners", path)
 

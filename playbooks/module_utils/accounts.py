@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils import tracked
+from ansible.module_utils.steps import StepFailed
 
 ROOT = Path("/")
 NO_HOMES = {
@@ -38,7 +39,10 @@ def read(name: str, root: Path = ROOT) -> dict[str, list[str]]:
 def recorded(manifest: dict[str, Any], name: str) -> dict[str, list[str]]:
     """The accounts or groups of the manifest."""
     raw = tracked.content(manifest["files"][f"/etc/{name}"])
-    return rows((raw or b"").decode("utf-8", "replace"))
+    found = rows((raw or b"").decode("utf-8", "replace"))
+    if "root" not in found:  # every account and every file would look foreign
+        raise StepFailed(f"the manifest does not hold the content of /etc/{name}")
+    return found
 
 
 def homes(root: Path = ROOT) -> dict[str, str]:
@@ -92,6 +96,22 @@ def restore_shadow(manifest: dict[str, Any], root: Path = ROOT) -> list[str]:
             row = [name, "!", *row[2:]]  # noqa: PLW2901
         lines.append(":".join(row))
     return lines
+
+
+def restore_gshadow(manifest: dict[str, Any], root: Path = ROOT) -> list[str]:
+    """The lines of gshadow as they should be: recorded groups and members, nothing else."""
+    groups = recorded(manifest, "group")
+    lines = []
+    for name, row in read("gshadow", root).items():
+        if name in groups:
+            field = row[1] if row[1][:1] in ("", "!", "*") else "!"
+            lines.append(":".join([name, field, "", groups[name][3]]))
+    return lines
+
+
+def group_password_findings(manifest: dict[str, Any], root: Path = ROOT) -> list[str]:
+    now = [":".join(row) for row in read("gshadow", root).values()]
+    return ["gshadow has foreign members or passwords"] if now != restore_gshadow(manifest, root) else []
 
 
 def extra(manifest: dict[str, Any], name: str, root: Path = ROOT) -> list[str]:

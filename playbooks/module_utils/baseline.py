@@ -56,6 +56,8 @@ def build() -> dict[str, Any]:
         "gpu": gpu(),
         "host_keys": sshd.host_keys(),
     }
+    for name in ("passwd", "group"):
+        accounts.recorded(manifest, name)
     size = len(json.dumps(manifest))
     if size > MAX_BYTES:
         largest = max(manifest, key=lambda part: len(json.dumps(manifest[part])))
@@ -142,7 +144,7 @@ def differences(manifest: dict[str, Any]) -> list[str]:
 def _accounts(manifest: dict[str, Any]) -> list[str]:
     found = [f"account {name} is not in the manifest" for name in accounts.extra(manifest, "passwd")]
     found += [f"group {name} is not in the manifest" for name in accounts.extra(manifest, "group")]
-    return found + accounts.password_findings(manifest)
+    return found + accounts.password_findings(manifest) + accounts.group_password_findings(manifest)
 
 
 def _files(manifest: dict[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from ansible.module_utils.steps import StepFailed, run
 ROOT = Path("/")
 Entry = dict[str, Any]
 
-CONTENT_LIMIT = 8 * 1024
+CONTENT_LIMIT = 32 * 1024
 
 
 @dataclass

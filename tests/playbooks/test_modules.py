@@ -29,7 +29,7 @@ def tree(tmp_path: Path) -> Path:
     (tmp_path / "etc/cron.d").mkdir(parents=True)
     (tmp_path / "etc/cron.d/platform").write_text("* * * * * root true\n")
     (tmp_path / "etc/cron.d/link").symlink_to("platform")
-    (tmp_path / "etc/cron.d/large").write_bytes(os.urandom(9000))
+    (tmp_path / "etc/cron.d/large").write_bytes(os.urandom(40_000))
     return tmp_path
 
 
@@ -222,6 +222,25 @@ def test_passwords_may_stay_or_be_locked(tmp_path: Path) -> None:
         "password entry of eve is not in the manifest",
     ]
     assert accounts.restore_shadow(manifest, tmp_path) == ["root:!:1::::::", "ops:!:1::::::", "svc:!:1::::::"]
+
+
+def test_a_record_without_the_accounts_is_never_taken_for_no_accounts(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
+    without_content = {"files": tracked.record(["/etc/passwd"], root=tmp_path)}
+    with pytest.raises(steps.StepFailed, match="does not hold the content of /etc/passwd"):
+        accounts.recorded(without_content, "passwd")
+
+
+def test_group_passwords_and_members_are_the_recorded_ones(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/group").write_text("root:x:0:\nsudo:x:27:ops\n")
+    (tmp_path / "etc/gshadow").write_text("root:*::\nsudo:*::ops\n")
+    manifest = {"files": tracked.record(["/etc/group"], root=tmp_path, budget=tracked.Budget())}
+    assert accounts.group_password_findings(manifest, tmp_path) == []
+    (tmp_path / "etc/gshadow").write_text("root:$y$x:eve:\nsudo:*::ops,eve\neve:!::\n")
+    assert accounts.group_password_findings(manifest, tmp_path)
+    assert accounts.restore_gshadow(manifest, tmp_path) == ["root:!::", "sudo:*::ops"]
 
 
 @pytest.mark.parametrize(
