@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SUPERVISOR = "IRONYARD_SUPERVISOR"
 ORPHAN_CHECK = 1.0  # seconds
 TOKEN_LIFETIME = 3600  # seconds
+OWNER_ONLY = 0o077  # the umask of what may create the database
 
 
 class Prepared(NamedTuple):
@@ -71,25 +72,27 @@ def upgrade(chosen: Settings) -> tuple[str | None, str]:
 
 def prepare(chosen: Settings) -> Prepared:
     """The first administrator and the workspace `default` where there are no users, and a token for `up`."""
-    import sqlalchemy as sa
-    from sqlmodel import col
+    from pydantic import ValidationError
 
-    from api.core.access import Actor, Role
+    from api.core.access import Actor
     from api.identity import service as identity
-    from api.identity.models import User
     from api.identity.tokens import Tokens
     from api.workspaces import service as workspaces
     from api.workspaces.models import WorkspaceCreate
 
     with _transaction(chosen) as tx:
-        made = identity.bootstrap(tx, chosen.administrator_email, lifetime=chosen.one_time_password_lifetime)
+        try:
+            made = identity.bootstrap(
+                tx, chosen.administrator_email, lifetime=chosen.one_time_password_lifetime
+            )
+        except ValidationError as error:
+            raise Failure("IRONYARD_ADMINISTRATOR_EMAIL is no e-mail address.", Exit.USAGE) from error
         if made is not None:
             user, _ = made
             actor = Actor(name=user.email, role=user.role, user_id=user.id)
             wanted = WorkspaceCreate(slug="default", name="Default")
             workspaces.create(tx, actor, wanted, default_quota=chosen.default_gpu_quota)
-        administrators = sa.select(User).where(col(User.role) == Role.ADMINISTRATOR, col(User.active))
-        first = tx.execute(administrators.order_by(col(User.id)).limit(1)).scalar_one_or_none()
+        first = identity.first_administrator(tx)
         if first is None:
             raise Failure("No administrator is active; take one back with SQL or restore a backup.")
         tokens = Tokens(chosen.signing_key, TOKEN_LIFETIME)

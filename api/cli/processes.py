@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from api.cli.options import Json
 
 database = group()
 DRAIN = 10  # seconds for requests to end
+UNRESPONSIVE = 30  # seconds after which one of several API processes is replaced
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
@@ -31,6 +33,7 @@ def serve(
     """Run the API (IRONYARD_PROCESSES of them) until SIGTERM or Ctrl-C."""
     import uvicorn
 
+    os.umask(local.OWNER_ONLY)
     local.end_with_supervisor()
     chosen = local.settings()
     uvicorn.run(
@@ -44,12 +47,14 @@ def serve(
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=DRAIN,
+        timeout_worker_healthcheck=UNRESPONSIVE,
         log_config=logging_to_stderr(log_level.value.upper()),
     )
 
 
 def worker() -> None:
     """Run background operations until SIGTERM or Ctrl-C."""
+    os.umask(local.OWNER_ONLY)
     local.end_with_supervisor()
     chosen = local.settings()
     from api.worker import run
@@ -60,6 +65,7 @@ def worker() -> None:
 @database.command("upgrade")
 def upgrade(as_json: Json = False) -> None:
     """Bring the database to this release's schema."""
+    os.umask(local.OWNER_ONLY)
     before, after = local.upgrade(local.settings())
     if as_json:
         output.emit({"from": before, "to": after})

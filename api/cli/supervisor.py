@@ -15,12 +15,11 @@ from collections.abc import Callable, Sequence
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from api.cli.local import SUPERVISOR
+from api.cli.local import OWNER_ONLY, SUPERVISOR
 
 PATIENCE = 20.0  # seconds between SIGTERM and SIGKILL
 STEADY = 60.0  # seconds alive after which earlier deaths are forgotten
 LONGEST_WAIT = 30.0  # seconds
-OWNER_ONLY = 0o077  # the umask of what writes the database
 LOG_BYTES, LOG_FILES = 10_000_000, 3
 LOUD = re.compile(r"\b(ERROR|CRITICAL)\b")
 

@@ -23,8 +23,8 @@ from api.cli import enrollment, local, output
 from api.cli.client import Client
 from api.cli.credentials import DEFAULT_URL
 from api.cli.exits import Failure
-from api.cli.local import Prepared
-from api.cli.supervisor import OWNER_ONLY, Child, Supervisor
+from api.cli.local import OWNER_ONLY, Prepared
+from api.cli.supervisor import Child, Supervisor
 
 if TYPE_CHECKING:
     from api.settings import Settings

@@ -117,8 +117,9 @@ def test_credentials_that_cannot_be_read_say_so(process: Process, environment: d
     assert "sign in again" in done.stderr
 
 
-def test_the_database_is_migrated_and_a_second_time_nothing_happens(process: Process) -> None:
+def test_the_database_is_migrated_and_a_second_time_nothing_happens(process: Process, tmp_path: Path) -> None:
     assert "went from empty to " in process("db", "upgrade").stdout
+    assert (tmp_path / "data" / "ironyard.db").stat().st_mode & 0o077 == 0
     assert "already" in process("db", "upgrade").stdout
 
 

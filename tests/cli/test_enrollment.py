@@ -18,6 +18,7 @@ from api.core.operations.models import Operation
 from tests.cli.conftest import Cli, meanwhile
 from tests.support import ledger
 
+pytestmark = pytest.mark.timeout(120)
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGrGmXXhVo0oGvqhv2aUm1gqbmYEWAkgSKsAoGqVqVqV"
 
 
@@ -40,6 +41,11 @@ def enroll(cli: Cli) -> Enrolling:
 
 def named(name: str, address: str = "192.0.2.1", **more: Any) -> Described:
     return Described(name, address, "/nowhere/key", region="test", **more)
+
+
+def present(cli: Cli, name: str, **more: Any) -> Described:
+    """As the ledger has it."""
+    return named(name, cli.json("host", "show", name)["address"], **more)
 
 
 def open_operation(database: Database, kind: str) -> Operation:
@@ -77,17 +83,17 @@ def test_a_new_host_is_enrolled_and_followed_to_its_end(
 def test_a_host_that_is_there_and_not_fresh_is_left_alone(enroll: Enrolling, fleet: Any, cli: Cli) -> None:
     fleet("a")
     before = cli.json("operations", "list")
-    assert [host["state"] for host in enroll(named("a"))] == ["idle"]
+    assert [host["state"] for host in enroll(present(cli, "a"))] == ["idle"]
     assert cli.json("operations", "list") == before
 
 
 def test_a_machine_made_anew_is_enrolled_again_and_its_new_key_trusted(
-    enroll: Enrolling, fleet: Any, database: Database
+    enroll: Enrolling, fleet: Any, database: Database, cli: Cli
 ) -> None:
     fleet("a")
     begun: list[Operation] = []
     with meanwhile(lambda: begun.append(finish_enrollment(database))):
-        found = enroll(named("a", fresh=True))
+        found = enroll(present(cli, "a", fresh=True))
     assert begun[0].arguments["trust_new_host_key"] is True
     assert found[0]["state"] == "idle"
 
@@ -104,7 +110,7 @@ def test_a_machine_made_anew_under_way_is_enrolled_again_when_that_has_ended(
         finish_enrollment(database)
 
     with meanwhile(fail_then_finish):
-        found = enroll(named("a", fresh=True))
+        found = enroll(present(cli, "a", fresh=True))
     assert found[0]["state"] == "idle"
 
 
@@ -113,7 +119,7 @@ def test_a_machine_made_anew_while_it_is_lent_is_told_and_left(
 ) -> None:
     fleet("a")
     cli("allocate", "--gpus", "1")
-    assert [host["state"] for host in enroll(named("a", fresh=True))] == ["allocated"]
+    assert [host["state"] for host in enroll(present(cli, "a", fresh=True))] == ["allocated"]
     assert "release what it holds" in enroll.said[0]
 
 

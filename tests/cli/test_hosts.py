@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from api.cli.exits import Exit
+import pytest
+
+from api.cli.exits import Exit, Failure
+from api.cli.options import confirm
 from api.core.db import Database
 from tests.cli.conftest import Cli, meanwhile
 from tests.support import ledger
@@ -84,6 +88,18 @@ def test_what_destroys_asks_first(cli: Cli, fleet: Any) -> None:
         assert f"This will {action} gpu-01; say --yes" in said
     assert cli.json("host", "show", "gpu-01")["state"] == "idle"
     assert cli.json("host", "reclaim", "gpu-01", "--yes", "--reason", "rounds")["kind"] == "host.reclaim"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_person_types_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal("gpu-01\ngpu-02\n"))
+    confirm("retire", "gpu-01", yes=False)
+    with pytest.raises(Failure, match="nothing was done"):
+        confirm("retire", "gpu-01", yes=False)
 
 
 def test_retire_and_wait(cli: Cli, fleet: Any, database: Database) -> None:

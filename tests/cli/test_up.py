@@ -160,6 +160,8 @@ def test_settings_that_fail_the_children_end_it_with_the_reason(
     refused = process("up", env={"IRONYARD_MODE": "production"})
     assert refused.returncode == 2
     assert "IRONYARD_TOKEN_SECRET must be set" in refused.stderr
+    refused = process("up", env={"IRONYARD_ADMINISTRATOR_EMAIL": "nobody"})
+    assert refused.stderr == "ironyard: IRONYARD_ADMINISTRATOR_EMAIL is no e-mail address.\n"
     refused = process("up", env={"IRONYARD_DATABASE_URL": "postgresql://127.0.0.1:1/none"})
     assert refused.returncode == 1
     assert "The database cannot be used" in refused.stderr
