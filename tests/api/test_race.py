@@ -1,0 +1,25 @@
+"""Sixteen clients race for the eight GPUs of one host, over HTTP, two API processes, two hundred times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench import claims
+from tests.support.server import api_server
+
+ROUNDS = 200
+RACERS = 16
+
+
+@pytest.mark.parametrize("engine", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def test_never_more_than_there_are(engine: str, request: pytest.FixtureRequest) -> None:
+    if engine == "postgresql":
+        request.getfixturevalue("postgres")
+    with (
+        claims.stage(engine, clients=RACERS, hosts=0) as stage,
+        api_server(Path(stage.directory), stage.url, processes=2) as url,
+    ):
+        racers = [claims.Caller(url, key, f"w{number}") for number, key in enumerate(stage.keys)]
+        assert claims.race(stage, racers, ROUNDS) == 0
