@@ -6,12 +6,11 @@ What is left on a host is looked for with the host's own tools, not with our mod
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.playbooks import ledger as ledgers
@@ -293,7 +292,10 @@ def test_a_reclaim_killed_in_the_middle_can_be_run_again(enrolled: Fleet, moment
             break
         time.sleep(0.05)
     assert process.poll() is None, process.communicate()[0]
-    os.killpg(process.pid, signal.SIGKILL)
+    workers = psutil.Process(process.pid).children(recursive=True)  # each has a session of its own
+    process.kill()
+    for worker in workers:
+        worker.kill()
     process.communicate()
     # a connection that is still open would hide whether the new host keys are known
     played = fleet.play("reclaim", name, ANSIBLE_SSH_ARGS="-o ControlMaster=no -o StrictHostKeyChecking=yes")[
