@@ -292,10 +292,11 @@ def test_a_reclaim_killed_in_the_middle_can_be_run_again(enrolled: Fleet, moment
             break
         time.sleep(0.05)
     assert process.poll() is None, process.communicate()[0]
-    workers = psutil.Process(process.pid).children(recursive=True)  # each has a session of its own
+    command = psutil.Process(process.pid).cmdline()
     process.kill()
-    for worker in workers:
-        worker.kill()
+    for worker in psutil.process_iter(["cmdline"]):  # they have sessions of their own and would wait for ever
+        if worker.info["cmdline"] == command:
+            worker.kill()
     process.communicate()
     # a connection that is still open would hide whether the new host keys are known
     played = fleet.play("reclaim", name, ANSIBLE_SSH_ARGS="-o ControlMaster=no -o StrictHostKeyChecking=yes")[
