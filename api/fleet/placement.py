@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,8 @@ from api.fleet import service
 from api.fleet.lifecycle import Event, State, advance
 from api.fleet.models import Gpu, Host
 
+# What a claim filters by: statements are built once for each shape, since building costs more than binding.
+Shape = tuple[frozenset[str], tuple[str, ...]]
 GPU, HOST = table(Gpu), table(Host)
 CANDIDATE_HOSTS = 16
 HOST_COLUMNS = [
@@ -54,6 +57,23 @@ class Wanted:
             "exclusive_host": self.exclusive_host,
         }
         return {"gpus": self.count} | {name: value for name, value in named.items() if value}
+
+    @property
+    def shape(self) -> Shape:
+        given = [name for name in ("model", "memory_mib", "region", "nvlink") if getattr(self, name)]
+        if self.exclusive_host:
+            given.append("whole")
+        return frozenset(given), tuple(key for key, _ in self.labels)
+
+    def parameters(self, **more: Any) -> dict[str, Any]:
+        labels = {f"label_{number}": value for number, (_, value) in enumerate(self.labels)}
+        own = {
+            "want": self.count,
+            "of_model": self.model,
+            "of_memory": self.memory_mib,
+            "in_region": self.region,
+        }
+        return own | labels | more
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,32 +128,35 @@ def give_back(tx: Session, actor: Actor, holder: UUID, at: datetime, *, reason: 
             service.fire(tx, actor, host_id, Event.RELEASE, reason=reason, at=at)
 
 
-def _free(wanted: Wanted) -> sa.ColumnElement[bool]:
-    return sa.and_(GPU.c.schedulable, GPU.c.held_by.is_(None), _matches(wanted))
+def _free(shape: Shape) -> sa.ColumnElement[bool]:
+    return sa.and_(GPU.c.schedulable, GPU.c.held_by.is_(None), _matches(shape))
 
 
-def _matches(wanted: Wanted) -> sa.ColumnElement[bool]:
-    conditions: list[sa.ColumnElement[bool]] = [GPU.c.removed_at.is_(None)]
-    if wanted.model is not None:
-        conditions.append(GPU.c.model == wanted.model)
-    if wanted.memory_mib is not None:
-        conditions.append(GPU.c.memory_mib >= wanted.memory_mib)
-    if wanted.region is not None:
-        conditions.append(GPU.c.region == wanted.region)
-    if wanted.nvlink:
-        conditions.append(GPU.c.nvlink_domain.is_not(None))
-    if wanted.labels:
-        labelled = [col(Host.labels)[key].as_string() == value for key, value in wanted.labels]
-        conditions.append(GPU.c.host_id.in_(sa.select(HOST.c.id).where(*labelled)))
-    return sa.and_(*conditions)
+def _matches(shape: Shape) -> sa.ColumnElement[bool]:
+    given, labels = shape
+    conditions: dict[str, sa.ColumnElement[bool]] = {
+        "model": GPU.c.model == sa.bindparam("of_model"),
+        "memory_mib": GPU.c.memory_mib >= sa.bindparam("of_memory"),
+        "region": GPU.c.region == sa.bindparam("in_region"),
+        "nvlink": GPU.c.nvlink_domain.is_not(None),
+        "whole": GPU.c.host_id.in_(sa.select(HOST.c.id).where(HOST.c.state == State.IDLE)),
+    }
+    wanted = [GPU.c.removed_at.is_(None), *(conditions[name] for name in sorted(given))]
+    if labels:
+        carried = [
+            col(Host.labels)[key].as_string() == sa.bindparam(f"label_{number}")
+            for number, key in enumerate(labels)
+        ]
+        wanted.append(GPU.c.host_id.in_(sa.select(HOST.c.id).where(*carried)))
+    return sa.and_(*wanted)
 
 
-def _update(holder: UUID, picked: sa.Select[Any]) -> Any:
-    chosen = picked.cte("picked")
+def _update(picked: sa.Select[Any]) -> Any:
+    chosen = picked.limit(sa.bindparam("want", type_=sa.Integer)).cte("picked")
     return (
         sa.update(GPU)
         .where(GPU.c.id.in_(sa.select(chosen.c.id)))
-        .values(held_by=holder)
+        .values(held_by=sa.bindparam("holder", type_=sa.Uuid))
         .returning(
             GPU.c.id,
             GPU.c.host_id,
@@ -147,28 +170,54 @@ def _update(holder: UUID, picked: sa.Select[Any]) -> Any:
     )
 
 
-def _take_any(tx: Session, wanted: Wanted, holder: UUID) -> list[Any]:
+@lru_cache(maxsize=256)
+def _anywhere(shape: Shape, *, waiting: bool) -> Any:
+    """Take free GPUs of any host: skipping those in other claims' hands, or waiting for them.
+
+    Waiting claims lock in the order of ids and hold nothing yet, so they cannot wait for each other.
+    """
+    free = sa.select(GPU.c.id).join(HOST, HOST.c.id == GPU.c.host_id).where(_free(shape))
+    if waiting:
+        return _update(free.order_by(GPU.c.id).with_for_update(of=GPU))
     partly_used = sa.case((HOST.c.state == State.ALLOCATED, 0), else_=1)
-    free = sa.select(GPU.c.id).join(HOST, HOST.c.id == GPU.c.host_id).where(_free(wanted)).limit(wanted.count)
-    picked = free.order_by(partly_used, GPU.c.host_id, GPU.c.index)
-    if is_sqlite(tx):
-        return _all_or_none(tx, wanted, holder, list(tx.execute(_update(holder, picked))))
-    skipping = _update(holder, picked.with_for_update(skip_locked=True, of=GPU))
+    packed = free.order_by(partly_used, GPU.c.host_id, GPU.c.index)
+    return _update(packed.with_for_update(skip_locked=True, of=GPU))
+
+
+@lru_cache(maxsize=256)
+def _candidates(shape: Shape) -> Any:
+    """Hosts (or NVLink domains of them) with enough free GPUs, the tightest fit first."""
+    groups = [GPU.c.host_id] + ([GPU.c.nvlink_domain] if "nvlink" in shape[0] else [])
+    return (
+        sa.select(*groups)
+        .where(_free(shape))
+        .group_by(*groups)
+        .having(sa.func.count() >= sa.bindparam("want", type_=sa.Integer))
+        .order_by(sa.func.count(), GPU.c.host_id)
+        .limit(CANDIDATE_HOSTS)
+    )
+
+
+@lru_cache(maxsize=256)
+def _here(shape: Shape) -> Any:
+    """Take free GPUs of one host, and of one NVLink domain of it where that was asked for."""
+    here = [GPU.c.host_id == sa.bindparam("here", type_=sa.Uuid)]
+    if "nvlink" in shape[0] and "whole" not in shape[0]:
+        here.append(GPU.c.nvlink_domain == sa.bindparam("domain"))
+    return _update(sa.select(GPU.c.id).where(_free(shape), *here).order_by(GPU.c.index).with_for_update())
+
+
+def _take_any(tx: Session, wanted: Wanted, holder: UUID) -> list[Any]:
+    parameters = wanted.parameters(holder=holder)
     # One GPU is taken or not: there is nothing to let go of before waiting.
-    attempt = tx.begin_nested() if wanted.count > 1 else None
-    rows = list(tx.execute(skipping))
-    if len(rows) == wanted.count:
+    attempt = tx.begin_nested() if wanted.count > 1 and not is_sqlite(tx) else None
+    rows = list(tx.execute(_anywhere(wanted.shape, waiting=False), parameters))
+    if len(rows) < wanted.count and not is_sqlite(tx):
         if attempt:
-            attempt.commit()
-        return rows
-    if attempt:
-        attempt.rollback()
-    # Waiting claims lock in the order of ids and hold nothing yet, so they cannot wait for each other.
-    waiting = free.order_by(GPU.c.id).with_for_update(of=GPU)
-    return _all_or_none(tx, wanted, holder, list(tx.execute(_update(holder, waiting))))
-
-
-def _all_or_none(tx: Session, wanted: Wanted, holder: UUID, rows: list[Any]) -> list[Any]:
+            attempt.rollback()
+        rows = list(tx.execute(_anywhere(wanted.shape, waiting=True), parameters))
+    elif attempt:
+        attempt.commit()
     if len(rows) < wanted.count:  # let go, so that the shortage is counted as others see it
         tx.execute(sa.update(GPU).where(GPU.c.held_by == holder).values(held_by=None))
         return []
@@ -176,40 +225,24 @@ def _all_or_none(tx: Session, wanted: Wanted, holder: UUID, rows: list[Any]) -> 
 
 
 def _take_together(tx: Session, wanted: Wanted, holder: UUID) -> list[Any]:
-    groups = [GPU.c.host_id, GPU.c.nvlink_domain] if wanted.nvlink else [GPU.c.host_id]
-    candidates = (
-        sa.select(*groups)
-        .where(_free(wanted))
-        .group_by(*groups)
-        .having(sa.func.count() >= wanted.count)
-        .order_by(sa.func.count(), GPU.c.host_id)
-        .limit(CANDIDATE_HOSTS)
-    )
-    for group in list(tx.execute(candidates)):
-        here = [GPU.c.host_id == group.host_id]
-        if wanted.nvlink:
-            here.append(GPU.c.nvlink_domain == group.nvlink_domain)
-        rows = _take_here(tx, wanted, holder, group.host_id, here)
-        if rows:
+    for group in list(tx.execute(_candidates(wanted.shape), wanted.parameters())):
+        count = wanted.count
+        if wanted.exclusive_host:
+            whole = sa.select(sa.func.count()).where(
+                GPU.c.host_id == group.host_id, GPU.c.removed_at.is_(None)
+            )
+            count = tx.execute(whole).scalar_one()
+        more = {"holder": holder, "here": group.host_id, "want": count}
+        attempt = tx.begin_nested()
+        rows = list(
+            tx.execute(
+                _here(wanted.shape), wanted.parameters(**more, domain=getattr(group, "nvlink_domain", None))
+            )
+        )
+        if len(rows) == count:
+            attempt.commit()
             return rows
-    return []
-
-
-def _take_here(tx: Session, wanted: Wanted, holder: UUID, host_id: UUID, here: list[Any]) -> list[Any]:
-    count = wanted.count
-    if wanted.exclusive_host:
-        here = [GPU.c.host_id == host_id]
-        whole = sa.select(sa.func.count()).where(*here, GPU.c.removed_at.is_(None))
-        count = tx.execute(whole).scalar_one()
-    picked = (
-        sa.select(GPU.c.id).where(_free(wanted), *here).order_by(GPU.c.index).limit(count).with_for_update()
-    )
-    attempt = tx.begin_nested()
-    rows = list(tx.execute(_update(holder, picked)))
-    if len(rows) == count:
-        attempt.commit()
-        return rows
-    attempt.rollback()
+        attempt.rollback()
     return []
 
 
@@ -242,8 +275,12 @@ def _claim_idle(tx: Session, actor: Actor, host_id: UUID, at: datetime) -> datet
 
 
 def _shortage(tx: Session, wanted: Wanted) -> CapacityExceeded:
-    free = tx.execute(sa.select(sa.func.count()).where(_free(wanted))).scalar_one()
-    matching = tx.execute(sa.select(sa.func.count()).where(_matches(wanted))).scalar_one()
+    given, labels = wanted.shape
+    anywhere = (given - {"whole"}, labels)
+    free = tx.execute(sa.select(sa.func.count()).where(_free(wanted.shape)), wanted.parameters()).scalar_one()
+    matching = tx.execute(
+        sa.select(sa.func.count()).where(_matches(anywhere)), wanted.parameters()
+    ).scalar_one()
     together = free >= wanted.count
     detail = f"Asked for {wanted.count} GPUs; {free} that match are free, of {matching} in the fleet."
     if together:

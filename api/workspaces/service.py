@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -72,19 +74,25 @@ class Tenant:
     limits: dict[str, tuple[int, int]]
 
 
-def lock_tenant(tx: Session, actor: Actor, workspace: UUID | str) -> Tenant:
-    """The workspace, if the actor may hold GPUs in its name; claims and releases of one take turns."""
-    by_id = _as_uuid(workspace)
+@cache
+def _tenant_by(column: str) -> sa.Select[Any]:
     own, quota, member = table(Workspace), table(Quota), table(Membership)
-    mine = sa.and_(member.c.workspace_id == own.c.id, member.c.user_id == actor.user_id)
-    rows = tx.execute(
+    mine = sa.and_(member.c.workspace_id == own.c.id, member.c.user_id == sa.bindparam("user_id"))
+    return (
         sa.select(own.c.id, own.c.slug, quota.c.model, quota.c.gpu_limit, quota.c.gpus_held, member.c.role)
         .join(quota, quota.c.workspace_id == own.c.id)
         .outerjoin(member, mine)
-        .where(own.c.id == by_id if by_id else own.c.slug == workspace)
+        .where(own.c[column] == sa.bindparam("workspace"))
         .order_by(quota.c.model)
         .with_for_update(of=quota)
-    ).all()
+    )
+
+
+def lock_tenant(tx: Session, actor: Actor, workspace: UUID | str) -> Tenant:
+    """The workspace, if the actor may hold GPUs in its name; claims and releases of one take turns."""
+    by_id = _as_uuid(workspace)
+    named = {"workspace": by_id or workspace, "user_id": actor.user_id}
+    rows = tx.execute(_tenant_by("id" if by_id else "slug"), named).all()
     if not rows or (rows[0].role is None and not actor.operates):
         raise NotFound(f"There is no workspace {workspace} that you may see.")
     first = rows[0]
