@@ -25,7 +25,7 @@ SECTIONS = {
         "up": Entry("up:up", "Start the platform: database, API and worker, until Ctrl-C."),
         "serve": Entry("processes:serve", "Run the API alone."),
         "worker": Entry("processes:worker", "Run background operations alone."),
-        "db": Entry("processes:database", "Bring the database's schema up to date."),
+        "db": Entry("processes:database", "Bring the schema up to date; make the first administrator."),
     },
     "Hold GPUs": {
         "gpus": Entry("ledger:gpus", "List GPUs."),

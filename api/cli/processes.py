@@ -75,6 +75,19 @@ def upgrade(as_json: Json = False) -> None:
         print(f"The database went from {before or 'empty'} to {after}.")
 
 
+@database.command("bootstrap")
+def bootstrap(as_json: Json = False) -> None:
+    """Create the first administrator and the workspace `default`; where users exist, nothing."""
+    os.umask(local.OWNER_ONLY)
+    made = local.prepare(local.settings())
+    if as_json:
+        output.emit({"email": made.email, "one_time_password": made.password})
+    elif made.password is None:
+        print(f"There are users already; {made.email} is an administrator.")
+    else:
+        print(f"{made.email} signs in with the one-time password {made.password}")
+
+
 def logging_to_stderr(level: str) -> dict[str, Any]:
     """For uvicorn, which applies it in each of its processes."""
     return {

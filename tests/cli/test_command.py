@@ -123,6 +123,14 @@ def test_the_database_is_migrated_and_a_second_time_nothing_happens(process: Pro
     assert "already" in process("db", "upgrade").stdout
 
 
+def test_the_first_administrator_is_made_once(process: Process) -> None:
+    process("db", "upgrade")
+    assert "signs in with the one-time password" in process("db", "bootstrap").stdout
+    assert process("db", "bootstrap").stdout == (
+        "There are users already; admin@ironyard.local is an administrator.\n"
+    )
+
+
 def test_settings_that_cannot_be_right_are_named(process: Process) -> None:
     done = process("db", "upgrade", env={"IRONYARD_PORT": "99999"})
     assert done.returncode == Exit.USAGE
