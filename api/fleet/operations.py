@@ -44,7 +44,7 @@ class PlaybookHandler:
             user=host.ssh_user,
             key=self.box.open(host.sealed_key) if host.sealed_key else None,
             key_file=host.key_reference,
-            host_keys=[] if anew else list(host.host_keys),
+            host_keys=[] if anew else playbooks.known_keys(host, operation),
             variables=play_variables(host, forget_manifest=anew),
         )
 

@@ -120,8 +120,8 @@ def _fail(tx: Session, actor: Actor, operation: Operation, run: Run) -> None:
     host = service.lock(tx, operation.subject_id)
     if run.report is not None and run.report.host_keys:
         host.host_keys = run.report.host_keys
-    elif run.host_keys and not host.host_keys:
-        host.host_keys = run.host_keys
+    else:
+        host.host_keys = known_keys(host, operation) or run.host_keys
     tx.flush()
     if (host.state, Event.FAILED) in TRANSITIONS:
         step = run.step or operation.step or "start"
@@ -165,6 +165,12 @@ def _absorb_gpus(tx: Session, host: Host, found: list[GpuFacts]) -> None:
         tx.add(
             Gpu(host_id=host.id, region=host.region, enrolled_at=now, free_since=now, **facts.model_dump())
         )
+
+
+def known_keys(host: Host, operation: Operation) -> list[str]:
+    """The host's keys, and those that a run cut short had announced and may have put in their place."""
+    announced: list[str] = operation.arguments.get("announced_host_keys", [])
+    return list(dict.fromkeys([*host.host_keys, *announced]))
 
 
 def outcome_document(run: Run) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,8 @@ from api.fleet.playbooks import Playbook, Run
 
 DIRECTORY_PREFIX = "ironyard-"
 MESSAGE_LIMIT = 8000
+# New host keys are announced before they take effect, so that a run cut short can still be repeated.
+ANNOUNCED = "announced_host_keys"
 TASK_STATUS = {
     "runner_on_ok": "ok",
     "runner_on_failed": "failed",
@@ -83,6 +86,8 @@ class _Watcher:
         stats = (result.get("ansible_stats") or {}).get("data") or {}
         if "ironyard_report" in stats:
             self.report = stats["ironyard_report"]
+        if result.get(ANNOUNCED):
+            self.reporter.note(ANNOUNCED, result[ANNOUNCED])
         status = TASK_STATUS[kind]
         message = str(result.get("msg") or "")
         if status in ("failed", "unreachable") and not data.get("ignore_errors"):
@@ -111,12 +116,14 @@ def run(
     if not host_keys:
         reason = f"No SSH server answers at {target.address}:{target.port}."
         return Run(Event.FAIL, reason, "connect")
+    end_leftovers(target.operation_id)
     directory = Path(tempfile.mkdtemp(prefix=f"{DIRECTORY_PREFIX}{reporter.claim.worker}-"))
     watcher = _Watcher(playbook, reporter)
     try:
         runner = _launch(playbook, target, watcher, directory, host_keys, playbooks, timeout, ssh_timeout)
         tail = _last_words(runner)
     finally:
+        end_leftovers(target.operation_id)
         shutil.rmtree(directory, ignore_errors=True)
     return _judge(playbook, watcher, runner.status, host_keys, tail, timeout)
 
@@ -222,6 +229,21 @@ def scan_host_keys(address: str, port: int, *, timeout: int) -> list[str]:
         return []
     lines = (line for line in done.stdout.splitlines() if line and not line.startswith("#"))
     return sorted(line.split(" ", 1)[1] for line in lines if " " in line)
+
+
+def end_leftovers(operation_id: UUID) -> None:
+    """Kill what an earlier or a cancelled run of the operation left on this machine.
+
+    Ansible's forks have sessions of their own, so they outlive their killed parent; they are known by the
+    environment that they inherited.
+    """
+    mark = f"IRONYARD_OPERATION={operation_id}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (process / "environ").read_bytes().split(b"\0") and int(process.name) != os.getpid():
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:
+            continue
 
 
 def sweep(worker_id: str) -> None:

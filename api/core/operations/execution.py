@@ -57,6 +57,8 @@ class Reporter:
         self.cancelled = threading.Event()
         self._lines: queue.SimpleQueue[LogLine] = queue.SimpleQueue()
         self._step: tuple[str, int] | None = None
+        self._notes: dict[str, Any] = {}
+        self._wake = threading.Event()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"report-{claim.operation_id}", daemon=True)
 
@@ -66,6 +68,7 @@ class Reporter:
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
+        self._wake.set()
         self._thread.join()
         self._flush()
 
@@ -75,11 +78,18 @@ class Reporter:
     def line(self, line: LogLine) -> None:
         self._lines.put(line)
 
+    def note(self, name: str, value: Any) -> None:
+        """Keep a fact with the operation's arguments at once: whoever runs it after a crash will need it."""
+        self._notes = self._notes | {name: value}
+        self._wake.set()
+
     def should_stop(self) -> bool:
         return self.cancelled.is_set() or self.lost.is_set() or self.stopping.is_set()
 
     def _work(self) -> None:
-        while not self._done.wait(FLUSH_SECONDS):
+        while not self._done.is_set():
+            self._wake.wait(FLUSH_SECONDS)
+            self._wake.clear()
             try:
                 self._flush()
             except Exception:
@@ -98,6 +108,8 @@ class Reporter:
                 operation.heartbeat_at = clock.now()
                 if self._step:
                     operation.step, operation.progress = self._step
+                if self._notes:
+                    operation.arguments = operation.arguments | self._notes
                 service.log(tx, operation.id, lines)
                 if operation.cancel_requested:
                     self.cancelled.set()
