@@ -16,19 +16,20 @@ from api.core.db import Database
 from tests.cli.conftest import Cli, meanwhile
 from tests.support import ledger
 
+pytestmark = pytest.mark.timeout(120)
+
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nnot one\n-----END OPENSSH PRIVATE KEY-----\n"
 REFERENCE = ("--region", "lab", "--key-reference", "/etc/ironyard/keys/fleet")
 
 
 def test_enroll_and_wait_until_it_is_proven_clean(cli: Cli, database: Database) -> None:
     def enroll() -> None:
-        while not (hosts := cli_hosts(database)):
-            time.sleep(0.1)
+        host = only_host(database)
         ledger.finish(
-            database, hosts[0], ledger.report("enroll", facts=ledger.facts(4), manifest={"of": "gpu-01"})
+            database, host, ledger.report("enroll", facts=ledger.facts(4), manifest={"of": "gpu-01"})
         )
         time.sleep(1)
-        ledger.finish(database, hosts[0], ledger.report("reclaim"))
+        ledger.finish(database, host, ledger.report("reclaim"))
 
     with meanwhile(enroll):
         found = cli.json("host", "enroll", "gpu-01", "192.0.2.1", *REFERENCE, "--label", "rack=b1", "--wait")
@@ -39,12 +40,9 @@ def test_enroll_and_wait_until_it_is_proven_clean(cli: Cli, database: Database) 
 
 def test_a_failed_enrollment_exits_1_and_says_what_and_where(cli: Cli, database: Database) -> None:
     def fail() -> None:
-        while not (hosts := cli_hosts(database)):
-            time.sleep(0.1)
+        host = only_host(database)
         time.sleep(0.7)
-        ledger.finish(
-            database, hosts[0], event=ledger.OperationEvent.FAIL, reason="no route", step="preflight"
-        )
+        ledger.finish(database, host, event=ledger.OperationEvent.FAIL, reason="no route", step="preflight")
 
     with meanwhile(fail):
         assert cli("host", "enroll", "gpu-01", "192.0.2.1", *REFERENCE, "--wait", code=Exit.FAILED) == ""
@@ -140,6 +138,13 @@ def test_cordon_and_maintenance(cli: Cli, fleet: Any) -> None:
     cli.refused("host", "verify", "gpu-01", code=Exit.CONFLICT)
 
 
-def cli_hosts(database: Database) -> list[UUID]:
-    with database.snapshot() as tx:
-        return list(tx.execute(ledger.sa.select(ledger.Host.id)).scalars())
+def only_host(database: Database) -> UUID:
+    """Once it is there."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with database.snapshot() as tx:
+            found = tx.execute(ledger.sa.select(ledger.Host.id)).scalar_one_or_none()
+        if found is not None:
+            return found
+        time.sleep(0.1)
+    raise AssertionError("no host was recorded")

@@ -18,6 +18,8 @@ from tests.cli.conftest import Cli, meanwhile
 from tests.support import ledger
 from tests.support.ledger import H100
 
+pytestmark = pytest.mark.timeout(120)
+
 
 def test_a_day(cli: Cli, fleet: Any, database: Database, tmp_path: Path) -> None:
     host = fleet("gpu-01")

@@ -13,6 +13,8 @@ from fastapi import FastAPI
 from api.cli.exits import Exit
 from tests.cli.conftest import Cli
 
+pytestmark = pytest.mark.timeout(120)
+
 ADMIN = "admin@ironyard.local"
 OWN = "a password of my own"
 

@@ -18,6 +18,7 @@ import pytest
 
 from tests.cli.conftest import COMMAND
 
+pytestmark = pytest.mark.timeout(400)
 Process = Callable[..., "subprocess.CompletedProcess[str]"]
 ADMIN = "admin@ironyard.local"
 PASSWORD = re.compile(r"one-time password (\S+)")
