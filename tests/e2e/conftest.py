@@ -140,13 +140,14 @@ class Platform:
             )
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(scope="module")
 def platform(
     request: pytest.FixtureRequest, lab: Lab, hosts: list[Host], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Platform]:
+    """A platform on the database that the test module names as its ENGINE."""
     data_dir = tmp_path_factory.mktemp("platform")
     database_url = f"sqlite:///{data_dir / 'ironyard.db'}"
-    if request.param == "postgresql":
+    if request.module.ENGINE == "postgresql":
         server: PostgresServer = request.getfixturevalue("postgres")
         database_url = server.create(f"e2e_{os.getpid()}_{time.monotonic_ns()}")
     settings = Settings(_env_file=None, data_dir=data_dir, database_url=database_url)

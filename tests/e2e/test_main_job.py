@@ -16,6 +16,7 @@ from tests.e2e.conftest import Platform
 from tests.support.server import ROOT
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+ENGINE = "sqlite"
 BIG, SMALL = "e2e-1", "e2e-2"
 
 
