@@ -30,7 +30,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
-    processes: int = Field(default=1, ge=1, le=64, description="API processes (PostgreSQL only)")
+    processes: int = Field(default=1, ge=1, le=64, description="API processes")
     body_limit: int = Field(default=1_048_576, ge=1024)
 
     token_secret: SecretStr = SecretStr("")
@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         """The database's SQLAlchemy URL."""
         if self.database_url:
             return self.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return f"sqlite:///{self.data_dir.resolve() / 'ironyard.db'}"
 
     @cached_property
@@ -96,7 +96,7 @@ class Settings(BaseSettings):
             return given
         kept = self.data_dir / name.replace("_", "-")
         if not kept.exists():
-            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             draft = kept.with_suffix(f".{secrets.token_hex(4)}")
             draft.touch(mode=0o600)
             draft.write_text(secrets.token_urlsafe(48))

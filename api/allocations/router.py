@@ -12,13 +12,13 @@ from api.allocations import queries, service
 from api.allocations.lifecycle import State
 from api.allocations.models import Allocation, AllocationRead, ClaimRequest, ExtendRequest
 from api.core.access import Actor, Permission, needs
-from api.core.db import Tx
+from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
 from api.core.pagination import Page, Pages, fetch
 from api.fleet.models import Inventory
 from api.workspaces import service as workspaces
 
-router = APIRouter(prefix="/api/v1", tags=["allocations"])
+router = APIRouter(prefix="/api/v1", tags=["allocations"], route_class=TransactionalRoute)
 Reader = Annotated[Actor, needs(Permission.ALLOCATIONS_READ)]
 Claimer = Annotated[Actor, needs(Permission.ALLOCATIONS_CLAIM)]
 Operator = Annotated[Actor, needs(Permission.FLEET_OPERATE)]

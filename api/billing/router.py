@@ -10,10 +10,10 @@ from pydantic import AwareDatetime
 from api.billing import service
 from api.billing.models import UsageReport
 from api.core.access import Actor, Permission, needs
-from api.core.db import Tx
+from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
 
-router = APIRouter(prefix="/api/v1/admin/reports", tags=["reports"])
+router = APIRouter(prefix="/api/v1/admin/reports", tags=["reports"], route_class=TransactionalRoute)
 Reader = Annotated[Actor, needs(Permission.REPORTS_READ)]
 EXAMPLES = {"day": {"value": "2026-01-05T00:00:00Z"}}
 EXAMPLES_END = {"day": {"value": "2026-01-06T00:00:00Z"}}

@@ -15,7 +15,7 @@ from sqlmodel import Field, SQLModel, col
 from api.core import clock
 from api.core.access import Actor, Permission, needs
 from api.core.columns import Json, UtcDateTime
-from api.core.db import Tx, table
+from api.core.db import TransactionalRoute, Tx, table
 from api.core.http import problems
 from api.core.ids import new_id
 from api.core.pagination import Page, Pages, fetch
@@ -99,7 +99,7 @@ def row(
     }
 
 
-router = APIRouter(prefix="/api/v1/admin/audit", tags=["audit"])
+router = APIRouter(prefix="/api/v1/admin/audit", tags=["audit"], route_class=TransactionalRoute)
 
 
 @router.get("", summary="List the audit trail, newest first", responses=problems(401, 403, 422))

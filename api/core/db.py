@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import sqlalchemy as sa
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
@@ -78,22 +80,37 @@ class Database:
 async def session(request: Request) -> AsyncIterator[Session]:
     """The request's transaction: begun at the first statement, committed before the response leaves.
 
-    Opening a session touches no connection, so only its end needs a thread.
+    Opening a session touches no connection. A `TransactionalRoute` commits in the endpoint's own thread;
+    what is left open here (an endpoint that failed) is rolled back.
     """
     database: Database = request.app.state.database
     engine = database.reading if request.method in SAFE_METHODS else database.engine
     tx = Session(engine, expire_on_commit=False, info=dict(database.info))
     try:
         yield tx
-    except BaseException:
-        await run_in_threadpool(tx.close)
-        raise
-    await run_in_threadpool(_commit, tx)
+    finally:
+        if tx.in_transaction():
+            await run_in_threadpool(tx.close)
 
 
-def _commit(tx: Session) -> None:
-    with tx:
+class TransactionalRoute(APIRoute):
+    """Commits when the endpoint has returned: one trip to a thread for both, no answer before the commit."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, _committing(endpoint), **options)
+
+
+def _committing(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    if "tx" not in inspect.signature(endpoint).parameters:
+        return endpoint
+
+    @wraps(endpoint)
+    def committing(*, tx: Session, **arguments: Any) -> Any:
+        answer = endpoint(tx=tx, **arguments)
         tx.commit()
+        return answer
+
+    return committing
 
 
 Tx = Annotated[Session, Depends(session, scope="function")]

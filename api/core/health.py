@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -19,6 +20,7 @@ from api.core.http import problems
 from api.core.operations import workers
 from api.core.operations.models import Operation
 
+logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells its plans at every look at the schema
 router = APIRouter(tags=["health"])
 Gauge = tuple[str, str, tuple[str, ...], Callable[[Session], metrics.Rows]]
 

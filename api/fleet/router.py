@@ -11,7 +11,7 @@ from pydantic import Field as Member
 
 from api.core.access import Actor, Permission, needs
 from api.core.crypto import SecretBox
-from api.core.db import Tx
+from api.core.db import TransactionalRoute, Tx
 from api.core.errors import Invalid
 from api.core.http import problems
 from api.core.operations import service as operations
@@ -34,7 +34,7 @@ from api.fleet.models import (
 )
 from api.fleet.operations import BY_HAND, finish_by_hand
 
-router = APIRouter(prefix="/api/v1", tags=["fleet"])
+router = APIRouter(prefix="/api/v1", tags=["fleet"], route_class=TransactionalRoute)
 Reader = Annotated[Actor, needs(Permission.FLEET_READ)]
 Operator = Annotated[Actor, needs(Permission.FLEET_OPERATE)]
 IdempotencyKey = Annotated[

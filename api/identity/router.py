@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from sqlmodel import col
 
 from api.core.access import Actor, Permission, needs
-from api.core.db import Tx
+from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
 from api.core.pagination import Page, Pages, fetch
 from api.identity import service
@@ -28,7 +28,7 @@ from api.identity.models import (
     UserUpdate,
 )
 
-router = APIRouter(prefix="/api/v1", tags=["identity"])
+router = APIRouter(prefix="/api/v1", tags=["identity"], route_class=TransactionalRoute)
 Self = Annotated[Actor, needs(Permission.PROFILE)]
 Administrator = Annotated[Actor, needs(Permission.USERS_ADMINISTER)]
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from sqlmodel import col
 
 from api.core.access import Actor, Permission, needs
-from api.core.db import Tx
+from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
 from api.core.pagination import Page, Pages, fetch
 from api.workspaces import service
@@ -24,7 +24,7 @@ from api.workspaces.models import (
     WorkspaceRead,
 )
 
-router = APIRouter(prefix="/api/v1/workspaces", tags=["workspaces"])
+router = APIRouter(prefix="/api/v1/workspaces", tags=["workspaces"], route_class=TransactionalRoute)
 Reader = Annotated[Actor, needs(Permission.WORKSPACES_READ)]
 Administrator = Annotated[Actor, needs(Permission.WORKSPACES_ADMINISTER)]
 FAULTS = problems(401, 403, 404, 409, 422)

@@ -10,14 +10,14 @@ from fastapi import APIRouter, Query
 from sqlmodel import col
 
 from api.core.access import Actor, Permission, needs
-from api.core.db import Tx
+from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
 from api.core.operations import service
 from api.core.operations.lifecycle import State
 from api.core.operations.models import LogLineRead, Operation, OperationEvent, OperationRead
 from api.core.pagination import Page, Pages, fetch
 
-router = APIRouter(prefix="/api/v1/operations", tags=["operations"])
+router = APIRouter(prefix="/api/v1/operations", tags=["operations"], route_class=TransactionalRoute)
 Reader = Annotated[Actor, needs(Permission.OPERATIONS_READ)]
 
 
