@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ STYLES = {
     "unknown": "yellow",
     "queued": "yellow",
 }
+RICH_GAP = 3  # characters between the columns of a rich table
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
@@ -52,12 +54,13 @@ def show(
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table that the terminal is too narrow for is plain as well: folded cells cannot be read or copied."""
     cells = [[_text(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _rich_table(columns, cells)
-        return
     lines = [[column.upper() for column in columns], *cells]
     widths = [max(len(line[n]) for line in lines) for n in range(len(columns))]
+    if sys.stdout.isatty() and sum(widths) + RICH_GAP * len(widths) <= shutil.get_terminal_size().columns:
+        _rich_table(columns, cells)
+        return
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+from api.cli import output
 from api.cli.exits import Exit, Failure
 from api.cli.options import confirm
 from api.core.db import Database
@@ -98,6 +99,19 @@ def test_a_person_types_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     confirm("retire", "gpu-01", yes=False)
     with pytest.raises(Failure, match="nothing was done"):
         confirm("retire", "gpu-01", yes=False)
+
+
+@pytest.mark.parametrize(("width", "first"), [("200", "name"), ("20", "NAME")])
+def test_a_table_too_wide_for_the_terminal_is_not_folded(
+    monkeypatch: pytest.MonkeyPatch, width: str, first: str
+) -> None:
+    screen = Terminal()
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setattr("sys.stdout", screen)
+    output.table(("name", "id"), [("gpu-01", "01a204c8-bd70-7085-9d8e-c8f70f537a01")])
+    monkeypatch.undo()
+    assert screen.getvalue().split()[0] == first
+    assert "01a204c8-bd70-7085-9d8e-c8f70f537a01" in screen.getvalue()
 
 
 def test_retire_and_wait(cli: Cli, fleet: Any, database: Database) -> None:
