@@ -15,7 +15,7 @@ set -o pipefail
 if [ -f "$DOCS_STATE" ]; then . "$DOCS_STATE"; fi
 {command}
 code=$?
-export -p > "$DOCS_STATE"
+{ export -p; set +o; } > "$DOCS_STATE"
 exit $code
 """
 ID = re.compile(r"(?<!GPU-)\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b")
@@ -25,7 +25,10 @@ PROMPT = re.compile(r"^[A-Z][a-z ]+:$", re.MULTILINE)
 
 
 class Shell:
-    """Exported variables live on from one command to the next. `names` replaces what a page calls things."""
+    """Exported variables and `set` options live on from one command to the next.
+
+    `names` replaces what a page calls things.
+    """
 
     def __init__(self, home: Path, environment: dict[str, str], names: dict[str, str]) -> None:
         self.environment = environment | {"DOCS_STATE": str(home / "state"), "HOME": str(home)}
