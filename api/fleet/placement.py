@@ -98,8 +98,9 @@ def take(
 
     Raises CapacityExceeded, naming what is short.
 
-    Partly used hosts are filled first, so that whole hosts stay whole. Free GPUs that another claim is
-    looking at are skipped; only when that leaves too few does this one wait for those claims to end.
+    Hosts are filled one after the other in the order of their enrollment; GPUs that must be together come
+    from the host that they fit most tightly. Free GPUs that another claim is looking at are skipped; only
+    when that leaves too few does this one wait for those claims to end.
     """
     if wanted.same_host or wanted.nvlink or wanted.exclusive_host:
         rows = _take_together(tx, wanted, holder)
@@ -129,10 +130,15 @@ def give_back(tx: Session, actor: Actor, holder: UUID, at: datetime, *, reason: 
 
 
 def _free(shape: Shape) -> sa.ColumnElement[bool]:
-    return sa.and_(GPU.c.schedulable, GPU.c.held_by.is_(None), _matches(shape))
+    """What the index of free GPUs holds, so nothing more is said: a removed GPU is never schedulable."""
+    return sa.and_(GPU.c.schedulable, GPU.c.held_by.is_(None), *_filters(shape))
 
 
 def _matches(shape: Shape) -> sa.ColumnElement[bool]:
+    return sa.and_(GPU.c.removed_at.is_(None), *_filters(shape))
+
+
+def _filters(shape: Shape) -> list[sa.ColumnElement[bool]]:
     given, labels = shape
     conditions: dict[str, sa.ColumnElement[bool]] = {
         "model": GPU.c.model == sa.bindparam("of_model"),
@@ -141,14 +147,14 @@ def _matches(shape: Shape) -> sa.ColumnElement[bool]:
         "nvlink": GPU.c.nvlink_domain.is_not(None),
         "whole": GPU.c.host_id.in_(sa.select(HOST.c.id).where(HOST.c.state == State.IDLE)),
     }
-    wanted = [GPU.c.removed_at.is_(None), *(conditions[name] for name in sorted(given))]
+    wanted = [conditions[name] for name in sorted(given)]
     if labels:
         carried = [
             col(Host.labels)[key].as_string() == sa.bindparam(f"label_{number}")
             for number, key in enumerate(labels)
         ]
         wanted.append(GPU.c.host_id.in_(sa.select(HOST.c.id).where(*carried)))
-    return sa.and_(*wanted)
+    return wanted
 
 
 def _update(picked: sa.Select[Any]) -> Any:
@@ -176,12 +182,11 @@ def _anywhere(shape: Shape, *, waiting: bool) -> Any:
 
     Waiting claims lock in the order of ids and hold nothing yet, so they cannot wait for each other.
     """
-    free = sa.select(GPU.c.id).join(HOST, HOST.c.id == GPU.c.host_id).where(_free(shape))
+    free = sa.select(GPU.c.id).where(_free(shape))
     if waiting:
-        return _update(free.order_by(GPU.c.id).with_for_update(of=GPU))
-    partly_used = sa.case((HOST.c.state == State.ALLOCATED, 0), else_=1)
-    packed = free.order_by(partly_used, GPU.c.host_id, GPU.c.index)
-    return _update(packed.with_for_update(skip_locked=True, of=GPU))
+        return _update(free.order_by(GPU.c.id).with_for_update())
+    # The order of the index of free GPUs: the first are found without looking at the rest.
+    return _update(free.order_by(GPU.c.host_id, GPU.c.index).with_for_update(skip_locked=True))
 
 
 @lru_cache(maxsize=256)

@@ -118,6 +118,8 @@ def _furnish(
             keys.append(identity.create_key(tx, actor, f"bench {number}")[1])
     for number in range(hosts):
         ledger.idle_host(database, box, f"h{number}", f"10.{number // 250}.{number % 250}.1", gpus=GPUS)
+    with sql.connect() as connection:  # as autovacuum does within a minute of a load
+        connection.execution_options(isolation_level="AUTOCOMMIT").execute(sa.text("ANALYZE"))
     return Stage(engine, url, directory, database, box, keys, server)
 
 
