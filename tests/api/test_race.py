@@ -22,4 +22,7 @@ def test_never_more_than_there_are(engine: str, request: pytest.FixtureRequest) 
         api_server(Path(stage.directory), stage.url, processes=2) as url,
     ):
         racers = [claims.Caller(url, key, f"w{number}") for number, key in enumerate(stage.keys)]
-        assert claims.race(stage, racers, ROUNDS) == 0
+        over = claims.race(stage, racers, ROUNDS)
+        for racer in racers:
+            racer.close()
+    assert over == 0

@@ -94,7 +94,9 @@ def stage(engine: str, *, clients: int, hosts: int) -> Iterator[Stage]:
             server.start()
             url = server.create("bench")
         try:
-            yield _furnish(engine, url, directory, server, clients, hosts)
+            made = _furnish(engine, url, directory, server, clients, hosts)
+            yield made
+            made.database.engine.dispose()
         finally:
             if server is not None:
                 server.stop()
@@ -136,6 +138,9 @@ class Caller:
         self.connection.request("POST", "/api/v1/allocations", self.body, self.headers)
         answer = self.connection.getresponse()
         return answer.status, answer.read()
+
+    def close(self) -> None:
+        self.connection.close()
 
     def post(self, path: str) -> int:
         self.connection.request("POST", path, headers=self.headers)
@@ -302,6 +307,8 @@ def measure(stage: Stage, clients: int, seconds: float, rounds: int, processes: 
         raw = floor(stage, clients, seconds / 2)
         racers = [Caller(url, key, f"w{n}") for n, key in enumerate(stage.keys)]
         over = race(stage, racers, rounds) if rounds else 0
+        for caller in callers + racers:
+            caller.close()
     latencies.sort()
     return Result(
         engine=stage.engine,

@@ -33,7 +33,7 @@ PASSWORD = "correct horse battery"
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 CODE_PATH = re.compile(r"`((?:api|playbooks|inventory|tests|docs|\.ci)/[\w./-]+|Makefile|constraints\.txt)`")
 EDGE = re.compile(r"^ +(\w+) --> (\w+): (\w+)$", re.MULTILINE)
-LAB_TEST = (pytest.mark.lab, pytest.mark.xdist_group("lab"), pytest.mark.timeout(1200))
+LAB_TEST = (pytest.mark.lab, pytest.mark.timeout(1200))
 
 
 def lab_test(function: Any) -> Any:

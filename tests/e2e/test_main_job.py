@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import Platform
 from tests.support.server import ROOT
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = [pytest.mark.lab]
 ENGINE = "sqlite"
 BIG, SMALL = "e2e-1", "e2e-2"
 

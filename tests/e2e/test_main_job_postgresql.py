@@ -20,4 +20,4 @@ __all__ = [
     "test_enroll_records_the_hardware",
 ]
 ENGINE = "postgresql"
-pytestmark = [pytest.mark.lab, pytest.mark.postgres, pytest.mark.xdist_group("lab")]
+pytestmark = [pytest.mark.lab, pytest.mark.postgres]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 
 import pytest
 import sqlalchemy as sa
@@ -24,9 +25,7 @@ MOMENTS = st.datetimes(timezones=st.just(UTC)).filter(lambda moment: 1 < moment.
 @given(st.lists(MOMENTS, min_size=2, max_size=20))
 def test_adjoining_durations_add_up_exactly(moments: list[datetime]) -> None:
     moments.sort()
-    parts = [
-        clock.whole_seconds(b) - clock.whole_seconds(a) for a, b in zip(moments, moments[1:], strict=False)
-    ]
+    parts = [clock.whole_seconds(b) - clock.whole_seconds(a) for a, b in pairwise(moments)]
     assert sum(parts) == clock.whole_seconds(moments[-1]) - clock.whole_seconds(moments[0])
     assert all(part >= 0 for part in parts)
 
