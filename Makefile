@@ -24,10 +24,10 @@ down: $(READY)  ## remove the simulated fleet (the ledger in .ironyard stays)
 	@$(VENV)/bin/python -m tests.lab down
 
 test: setup  ## run every test: both databases, the lab's hosts over SSH, the command line
-	@$(VENV)/bin/pytest -n $(PYTEST_WORKERS) --dist loadgroup
+	@$(VENV)/bin/pytest -n $(PYTEST_WORKERS) --dist loadfile
 
 test-fast: $(READY)  ## run the tests that need no container
-	@$(VENV)/bin/pytest -n $(PYTEST_WORKERS) --dist loadgroup -m "not lab"
+	@$(VENV)/bin/pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not lab"
 
 lint: $(READY)  ## ruff, mypy, import-linter, yamllint, ansible-lint
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" tests/lint.sh

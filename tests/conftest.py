@@ -24,14 +24,6 @@ from tests.support.postgres import PostgresServer, server_programs
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lab hosts are shared: what uses them runs in one process, one test after the other."""
-    for item in items:
-        if item.get_closest_marker("lab"):
-            item.add_marker(pytest.mark.xdist_group("lab"))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _cheap_passwords() -> Iterator[None]:
     """Argon2 at its weakest: its real cost is measured nowhere and paid in every test."""

@@ -28,12 +28,13 @@ from tests.support import ledger
 from tests.support.postgres import PostgresServer
 from tests.support.server import ROOT, api_server, worker_process
 
+PREFIX = f"e2e{os.environ.get('PYTEST_XDIST_WORKER', '')}"  # each test process has hosts of its own
 QUICK = {"worker_timeout": "6", "worker_heartbeat": "1"}
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    made = Lab(ROOT / ".ironyard" / "e2e-lab", prefix="e2e")
+    made = Lab(ROOT / ".ironyard" / PREFIX, prefix=PREFIX)
     try:
         made.ensure_engine()
         made.down()

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Platform
+from tests.e2e.conftest import PREFIX, Platform
 from tests.support.server import ROOT
 
 pytestmark = [pytest.mark.lab]
 ENGINE = "sqlite"
-BIG, SMALL = "e2e-1", "e2e-2"
+BIG, SMALL = f"{PREFIX}-1", f"{PREFIX}-2"
 
 
 @pytest.fixture(scope="module")
