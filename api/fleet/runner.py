@@ -94,10 +94,8 @@ class _Watcher:
         status = TASK_STATUS[kind]
         message = str(result.get("msg") or "")
         if status in ("failed", "unreachable") and not data.get("ignore_errors"):
-            self.failure, self.failed_step = (
-                message or "failed without a message",
-                data.get("role") or "connect",
-            )
+            self.failure = message or "failed without a message"
+            self.failed_step = "connect" if status == "unreachable" else data.get("role") or self.step
         if status == "ok" and result.get("changed"):
             status = "changed"
         self.reporter.line(
