@@ -80,14 +80,16 @@ class Database:
 async def session(request: Request) -> AsyncIterator[Session]:
     """The request's transaction: begun at the first statement, committed before the response leaves.
 
-    Opening a session touches no connection. A `TransactionalRoute` commits in the endpoint's own thread;
-    what is left open here (an endpoint that failed) is rolled back.
+    Opening a session touches no connection. A `TransactionalRoute` has committed in the endpoint's own thread
+    already; another route's work is committed here, and that of an endpoint that failed is rolled back.
     """
     database: Database = request.app.state.database
     engine = database.reading if request.method in SAFE_METHODS else database.engine
     tx = Session(engine, expire_on_commit=False, info=dict(database.info))
     try:
         yield tx
+        if tx.in_transaction():
+            await run_in_threadpool(tx.commit)
     finally:
         if tx.in_transaction():
             await run_in_threadpool(tx.close)

@@ -10,6 +10,9 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from api.core.access import GRANTS, Permission, Role, requirement_of
+from api.core.db import Tx
+from api.core.errors import Conflict
+from api.workspaces.models import Workspace
 from tests.conftest import Client
 
 PUBLIC = {"/health/live", "/health/ready", "/metrics", "/api/v1/auth/token"}
@@ -158,3 +161,17 @@ def test_health_and_metrics(client: Client, fleet: Any) -> None:
     assert 'ironyard_hosts{state="idle"} 1.0' in text
     assert 'ironyard_gpus{model="NVIDIA H100 80GB HBM3",use="free"} 8.0' in text
     assert 'ironyard_http_requests_total{method="GET",route="/health/live",status="200"}' in text
+
+
+def test_a_route_of_any_kind_commits_and_a_failing_one_does_not(app: FastAPI, client: Client) -> None:
+    @app.post("/plain/{ending}")
+    def plain(ending: str, tx: Tx) -> None:
+        tx.add(Workspace(slug=ending, name=ending))
+        tx.flush()
+        if ending == "failing":
+            raise Conflict("on purpose")
+
+    client.ok("POST", "/plain/done")
+    client.problem("POST", "/plain/failing", 409, "conflict")
+    found = client.ok("GET", "/api/v1/workspaces")["items"]
+    assert {row["slug"] for row in found} == {"default", "done"}
