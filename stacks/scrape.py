@@ -1,4 +1,4 @@
-"""How Prometheus finds and labels the bare-metal hosts: plain data in the shape of its operator's ScrapeConfig.
+"""How Prometheus finds and labels the bare-metal hosts: plain data, in the shape of a ScrapeConfig.
 
 The facade lists every enrolled host by HTTP service discovery. Each target carries the ledger's name of its
 host as `hostname`, so that the series of both exporters join on it.
