@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +35,9 @@ class Settings(BaseSettings):
 
     token_secret: SecretStr = SecretStr("")
     encryption_secret: SecretStr = SecretStr("")
+    discovery_token: SecretStr = Field(
+        default=SecretStr(""), description="opens service discovery and nothing else; empty: operators only"
+    )
     token_lifetime: int = Field(default=12 * 3600, ge=60)
     one_time_password_lifetime: int = Field(default=24 * 3600, ge=60)
     administrator_email: str = "admin@ironyard.local"
@@ -51,10 +54,22 @@ class Settings(BaseSettings):
     queue_polling: float = Field(default=0.25, gt=0)
     expiry_interval: float = Field(default=5.0, gt=0)
 
+    node_exporter_port: int = Field(default=9100, ge=1, le=65535)
+    dcgm_exporter_port: int = Field(default=9400, ge=1, le=65535)
+
     playbooks_dir: Path = ROOT / "playbooks"
     enroll_timeout: int = Field(default=1800, ge=10)
     reclaim_timeout: int = Field(default=3600, ge=10)
     ssh_timeout: int = Field(default=15, ge=1)
+
+    @field_validator("discovery_token")
+    @classmethod
+    def _no_short_token(cls, given: SecretStr) -> SecretStr:
+        if 0 < len(given.get_secret_value()) < MINIMUM_SECRET_LENGTH:
+            raise ValueError(
+                f"IRONYARD_DISCOVERY_TOKEN must be empty or have at least {MINIMUM_SECRET_LENGTH} characters"
+            )
+        return given
 
     @model_validator(mode="after")
     def _production_names_its_secrets(self) -> Self:
@@ -68,6 +83,8 @@ class Settings(BaseSettings):
                 )
         if self.token_secret == self.encryption_secret:
             raise ValueError("IRONYARD_TOKEN_SECRET and IRONYARD_ENCRYPTION_SECRET must differ")
+        if self.discovery_token in (self.token_secret, self.encryption_secret):
+            raise ValueError("IRONYARD_DISCOVERY_TOKEN must differ from both secrets: Prometheus holds it")
         if not self.database_url:
             raise ValueError("IRONYARD_DATABASE_URL must be set in production mode")
         return self

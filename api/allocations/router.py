@@ -5,23 +5,24 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from sqlmodel import col
 
-from api.allocations import queries, service
+from api.allocations import discovery, queries, service
 from api.allocations.lifecycle import State
 from api.allocations.models import Allocation, AllocationRead, ClaimRequest, ExtendRequest
-from api.core.access import Actor, Permission, needs
+from api.core.access import Actor, Permission, needs, needs_or_token
 from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
 from api.core.pagination import Page, Pages, fetch
-from api.fleet.models import Inventory
+from api.fleet.models import Inventory, ScrapeTarget
 from api.workspaces import service as workspaces
 
 router = APIRouter(prefix="/api/v1", tags=["allocations"], route_class=TransactionalRoute)
 Reader = Annotated[Actor, needs(Permission.ALLOCATIONS_READ)]
 Claimer = Annotated[Actor, needs(Permission.ALLOCATIONS_CLAIM)]
 Operator = Annotated[Actor, needs(Permission.FLEET_OPERATE)]
+Discoverer = Annotated[Actor | None, needs_or_token(Permission.FLEET_OPERATE, "discovery_token")]
 FAULTS = problems(401, 403, 404, 409, 422)
 
 
@@ -88,3 +89,19 @@ def extend(
 def get_inventory(tx: Tx, actor: Operator) -> Inventory:  # noqa: ARG001
     """What the Ansible inventory plugin reads."""
     return queries.inventory(tx)
+
+
+@router.get(
+    "/discovery/prometheus/{exporter}",
+    tags=["fleet"],
+    summary="Targets for Prometheus's HTTP service discovery",
+    responses=problems(401, 403, 404, 422),
+)
+def discover_targets(
+    exporter: Annotated[str, Path(json_schema_extra={"enum": list(discovery.EXPORTERS)})],
+    tx: Tx,
+    actor: Discoverer,  # noqa: ARG001
+    request: Request,
+) -> list[ScrapeTarget]:
+    """Every enrolled host. Operators and the holder of IRONYARD_DISCOVERY_TOKEN may ask."""
+    return discovery.targets(tx, discovery.port_of(request.app.state.settings, exporter))

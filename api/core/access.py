@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -114,14 +115,40 @@ def needs(permission: Permission) -> Any:
     """A route's requirement: signed in, with a role that grants `permission`."""
 
     async def requirement(actor: Annotated[Actor, Depends(current_actor)]) -> Actor:
-        if not actor.may(permission):
-            raise Forbidden(f"This needs {permission.value}; the role {actor.role.value} does not grant it.")
-        return actor
+        return _allowed(actor, permission)
 
     requirement.permission = permission  # type: ignore[attr-defined]
     return Depends(requirement)
 
 
+def needs_or_token(permission: Permission, setting: str) -> Any:
+    """A route's requirement: as `needs`, or the token that the named setting holds.
+
+    That token is nobody (the actor is then None) and opens no other route.
+    """
+
+    async def requirement(
+        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
+    ) -> Actor | None:
+        token: str = getattr(request.app.state.settings, setting).get_secret_value()
+        if token and credentials is not None and _same(credentials.credentials, token):
+            return None
+        return _allowed(await current_actor(request, credentials), permission)
+
+    requirement.permission = permission  # type: ignore[attr-defined]
+    return Depends(requirement)
+
+
+def _same(given: str, token: str) -> bool:
+    return secrets.compare_digest(given.encode(), token.encode())
+
+
+def _allowed(actor: Actor, permission: Permission) -> Actor:
+    if not actor.may(permission):
+        raise Forbidden(f"This needs {permission.value}; the role {actor.role.value} does not grant it.")
+    return actor
+
+
 def requirement_of(call: Callable[..., Any] | None) -> Permission | None:
-    """The permission that a dependency made by `needs` asks for."""
+    """The permission that a dependency made by `needs` or `needs_or_token` asks for."""
     return getattr(call, "permission", None)

@@ -259,6 +259,13 @@ class Inventory(BaseModel):
     hosts: list[InventoryHost]
 
 
+class ScrapeTarget(BaseModel):
+    """An entry of Prometheus's HTTP service discovery; every label starts with `__meta_ironyard_`."""
+
+    targets: list[str] = Member(description="`address:port`")
+    labels: dict[str, str]
+
+
 class GpuFacts(BaseModel):
     """One GPU as the discover role reports it."""
 
