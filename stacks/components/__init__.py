@@ -1,0 +1,9 @@
+"""One module a component; importing the package makes every one of them known."""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+
+for _module in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

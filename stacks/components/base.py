@@ -1,0 +1,342 @@
+"""What every component shares: its settings, its place in the tree, and the few ways to register things."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import pulumi
+import pulumi_kubernetes as kubernetes
+from pydantic import Field
+
+from stacks.components.secrets import Generated
+from stacks.settings import ConfigurationError, Frozen, Hostname, Name, Quantity, check
+from stacks.versions import Chart, Image
+
+PROJECT = "ironyard-platform"
+MANAGED = {"app.kubernetes.io/managed-by": "pulumi", "app.kubernetes.io/part-of": "ironyard"}
+PodSecurity = Literal["restricted", "baseline", "privileged"]
+UNPRIVILEGED: dict[str, Any] = {
+    "allow_privilege_escalation": False,
+    "run_as_non_root": True,
+    "capabilities": {"drop": ["ALL"]},
+    "seccomp_profile": {"type": "RuntimeDefault"},
+}
+S = TypeVar("S", bound="ComponentSettings")
+
+
+class ClusterSettings(Frozen):
+    """The cluster that the platform is rolled out on, and where charts and images come from."""
+
+    kubeconfig: str | None = Field(
+        default=None, description="path or content; absent: what kubectl would use"
+    )
+    context: str | None = Field(
+        default=None, description="context of the kubeconfig; absent: the current one"
+    )
+    domain: Hostname = Field(default="ironyard.local", description="every public name is under it")
+    storage_class: Name | None = Field(default=None, description="absent: the cluster's default")
+    high_availability: bool = Field(default=False, description="several replicas and disruption budgets")
+    release_timeout: int = Field(default=600, ge=10, le=7200, description="seconds a release may take")
+    charts: str | None = Field(
+        default=None, pattern=r"^oci://\S+$", description="take every chart from this OCI folder (air-gapped)"
+    )
+    images: str | None = Field(
+        default=None,
+        pattern=r"^[^\s:/]+(:\d+)?(/\S+)?$",
+        description="take every image from here (air-gapped)",
+    )
+
+
+class ComponentSettings(Frozen):
+    """Base of a component's settings. Each overrides `mode`; `off` leaves the component out."""
+
+    mode: str
+
+    @property
+    def enabled(self) -> bool:
+        return self.mode != "off"
+
+
+class Resources(Frozen):
+    """Requests and limits of one container; memory is limited to what it requests unless told otherwise."""
+
+    cpu: Quantity = "100m"
+    memory: Quantity = "256Mi"
+    cpu_limit: Quantity | None = None
+    memory_limit: Quantity | None = None
+
+    def render(self) -> dict[str, dict[str, str]]:
+        """As a container's `resources`."""
+        limits = {"memory": self.memory_limit or self.memory, "cpu": self.cpu_limit or self.cpu}
+        return {"requests": {"cpu": self.cpu, "memory": self.memory}, "limits": limits}
+
+
+@dataclass(frozen=True)
+class Platform:
+    """One roll-out: the checked configuration and the provider of the cluster."""
+
+    stack: str
+    cluster: ClusterSettings
+    sections: Mapping[str, Frozen]
+    provider: kubernetes.Provider = field(repr=False)
+
+    @classmethod
+    def load(cls) -> Platform:
+        """Read and check the whole configuration of the running stack before anything is registered.
+
+        Raises pulumi.RunError naming the path of every wrong value and what is allowed there.
+        """
+        try:
+            sections = read_configuration(given_sections(PROJECT))
+        except ConfigurationError as refused:
+            raise pulumi.RunError(str(refused)) from None
+        cluster = sections["cluster"]
+        assert isinstance(cluster, ClusterSettings)
+        provider = kubernetes.Provider(
+            "cluster",
+            kubeconfig=cluster.kubeconfig,
+            context=cluster.context,
+            enable_server_side_apply=True,
+        )
+        return cls(pulumi.get_stack(), cluster, sections, provider)
+
+    def enabled(self, component: type[Component[Any]]) -> bool:
+        section = self.sections[component.section]
+        return isinstance(section, ComponentSettings) and section.enabled
+
+    def image(self, image: Image | str) -> str:
+        """An image's whole name, in the mirror when there is one."""
+        reference = image.reference if isinstance(image, Image) else image
+        if self.cluster.images is None:
+            return reference
+        return f"{self.cluster.images}/{without_registry(reference)}"
+
+    @property
+    def replicas(self) -> int:
+        return 2 if self.cluster.high_availability else 1
+
+    def host(self, name: str) -> str:
+        """The public name of a service."""
+        return f"{name}.{self.cluster.domain}"
+
+
+class Component(pulumi.ComponentResource, Generic[S]):
+    """One capability of the platform.
+
+    A subclass names its `section` of the configuration and its `settings_type`, says which sections it
+    `needs`, which `bucket` of the storage and which `database` it uses, and registers its children in
+    `__init__`. Being defined in `stacks/components/` makes its section known to the configuration.
+    """
+
+    section: ClassVar[str]
+    settings_type: ClassVar[type[ComponentSettings]]
+    needs: ClassVar[tuple[str, ...]] = ()
+    bucket: ClassVar[str | None] = None
+    database: ClassVar[str | None] = None
+    known: ClassVar[dict[str, type[Component[Any]]]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "section" in cls.__dict__:
+            Component.known[cls.section] = cls
+
+    def __init__(self, platform: Platform) -> None:
+        super().__init__(
+            f"ironyard:platform:{type(self).__name__}",
+            self.section,
+            opts=pulumi.ResourceOptions(providers=[platform.provider]),
+        )
+        self.platform = platform
+
+    @property
+    def settings(self) -> S:
+        return self.platform.sections[self.section]  # type: ignore[return-value]
+
+    def options(
+        self,
+        *,
+        after: Sequence[pulumi.Resource] = (),
+        protect: bool | None = None,
+        parent: pulumi.Resource | None = None,
+        **others: Any,
+    ) -> pulumi.ResourceOptions:
+        """Options of a child of this component."""
+        return pulumi.ResourceOptions(
+            parent=parent or self, depends_on=list(after) or None, protect=protect, **others
+        )
+
+    def create_namespace(
+        self, name: str, *, security: PodSecurity = "restricted", protect: bool | None = None
+    ) -> kubernetes.core.v1.Namespace:
+        """A namespace whose pods are held to a level of the Pod Security Standards."""
+        labels = MANAGED | {
+            f"pod-security.kubernetes.io/{mode}": security for mode in ("enforce", "audit", "warn")
+        }
+        return kubernetes.core.v1.Namespace(
+            name, metadata={"name": name, "labels": labels}, opts=self.options(protect=protect)
+        )
+
+    def install(
+        self,
+        chart: Chart,
+        *,
+        namespace: str,
+        values: Mapping[str, Any],
+        name: str | None = None,
+        after: Sequence[pulumi.Resource] = (),
+        skip_crds: bool = False,
+        protect: bool | None = None,
+    ) -> kubernetes.helm.v3.Release:
+        """A Helm release of a pinned chart, from its own repository or from the mirror."""
+        mirror = self.platform.cluster.charts
+        folder = mirror or chart.repository
+        is_oci = folder.startswith("oci://")
+        return kubernetes.helm.v3.Release(
+            name or chart.name,
+            name=name or chart.name,
+            namespace=namespace,
+            chart=f"{folder}/{chart.name}" if is_oci else chart.name,
+            version=chart.version,
+            repository_opts=None if is_oci else {"repo": folder},
+            values=dict(values),
+            skip_crds=skip_crds,
+            atomic=False,
+            cleanup_on_fail=True,
+            timeout=self.platform.cluster.release_timeout,
+            opts=self.options(after=after, protect=protect),
+        )
+
+    def create_secret(
+        self,
+        name: str,
+        *,
+        namespace: str,
+        data: Mapping[str, pulumi.Input[str]],
+        kind: str = "Opaque",
+        labels: Mapping[str, str] | None = None,
+        after: Sequence[pulumi.Resource] = (),
+    ) -> kubernetes.core.v1.Secret:
+        """A Kubernetes Secret; its values are secrets of the state as well."""
+        return kubernetes.core.v1.Secret(
+            f"{namespace}-{name}",
+            metadata={"name": name, "namespace": namespace, "labels": MANAGED | dict(labels or {})},
+            type=kind,
+            string_data={key: pulumi.Output.secret(value) for key, value in data.items()},
+            opts=self.options(after=after),
+        )
+
+    def custom(
+        self,
+        api_version: str,
+        kind: str,
+        name: str,
+        *,
+        spec: Mapping[str, Any],
+        namespace: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        after: Sequence[pulumi.Resource] = (),
+        protect: bool | None = None,
+    ) -> kubernetes.apiextensions.CustomResource:
+        """An object of a kind that an operator brings; `after` names the release with its definition."""
+        metadata: dict[str, Any] = {"name": name, "labels": MANAGED | dict(labels or {})}
+        if namespace:
+            metadata["namespace"] = namespace
+        return kubernetes.apiextensions.CustomResource(
+            "-".join(part for part in (namespace, name, kind.lower()) if part),
+            api_version=api_version,
+            kind=kind,
+            metadata=metadata,
+            spec=dict(spec),
+            opts=self.options(after=after, protect=protect),
+        )
+
+    def run_once(
+        self,
+        name: str,
+        *,
+        namespace: str,
+        container: Mapping[str, Any],
+        after: Sequence[pulumi.Resource] = (),
+        **pod: Any,
+    ) -> kubernetes.batch.v1.Job:
+        """A Job that is run again only when its container changes: its name carries the change."""
+        digest = hashlib.sha256(json.dumps([container, pod], sort_keys=True).encode()).hexdigest()[:8]
+        return kubernetes.batch.v1.Job(
+            f"{namespace}-{name}",
+            metadata={"name": f"{name}-{digest}", "namespace": namespace, "labels": MANAGED},
+            spec={
+                "backoff_limit": 10,
+                "template": {
+                    "metadata": {"labels": {**MANAGED, "app.kubernetes.io/name": name}},
+                    "spec": {"restart_policy": "OnFailure", "containers": [dict(container)], **pod},
+                },
+            },
+            opts=self.options(after=after),
+        )
+
+    def generate(self, name: str, *, length: int = 32, alphabet: str = "letters") -> pulumi.Output[str]:
+        """A secret made once and kept in the state: see `Generated`."""
+        made = Generated(
+            f"{self.section}-{name}",
+            length=length,
+            alphabet=alphabet,
+            opts=self.options(additional_secret_outputs=["value"]),
+        )
+        return pulumi.Output.secret(made.value)
+
+
+def without_registry(reference: str) -> str:
+    """An image's name without its registry: `quay.io/a/b:1` → `a/b:1`, `redis:7` → `redis:7`."""
+    first, slash, rest = reference.partition("/")
+    return rest if slash and ("." in first or ":" in first or first == "localhost") else reference
+
+
+def given_sections(project: str) -> dict[str, Any]:
+    """The running stack's own configuration: section → value, objects parsed, secrets decrypted."""
+    config = pulumi.runtime.config
+    everything = {**config.get_config_env(), **config.CONFIG.get()}
+    return {
+        key.removeprefix(f"{project}:"): _parsed(value)
+        for key, value in everything.items()
+        if key.startswith(f"{project}:")
+    }
+
+
+def _parsed(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def read_configuration(given: Mapping[str, Any]) -> dict[str, Frozen]:
+    """Check `given` against every known component, one by one and together.
+
+    Raises ConfigurationError; also where an enabled component needs one that is off.
+    """
+    sections = check(PROJECT, section_types(), given)
+    faults = [
+        f"{PROJECT}:{name}.mode: {name} needs {need}, which is off; switch it on, name an external one, "
+        f"or switch {name} off"
+        for name, component in Component.known.items()
+        if _is_on(sections[name])
+        for need in component.needs
+        if not _is_on(sections[need])
+    ]
+    if faults:
+        raise ConfigurationError(PROJECT, faults)
+    return sections
+
+
+def _is_on(section: Frozen) -> bool:
+    return isinstance(section, ComponentSettings) and section.enabled
+
+
+def section_types() -> dict[str, type[Frozen]]:
+    """Section → model of everything that can be configured, in a stable order."""
+    components = {name: component.settings_type for name, component in sorted(Component.known.items())}
+    return {"cluster": ClusterSettings, **components}
