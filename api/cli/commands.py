@@ -25,6 +25,9 @@ SECTIONS = {
         "up": Entry("up:up", "Start the platform: database, API and worker, until Ctrl-C."),
         "serve": Entry("processes:serve", "Run the API alone."),
         "worker": Entry("processes:worker", "Run background operations alone."),
+        "platform": Entry(
+            "platform:app", "Roll out the cluster components, see what would change, take down."
+        ),
         "db": Entry("processes:database", "Bring the schema up to date; make the first administrator."),
     },
     "Hold GPUs": {

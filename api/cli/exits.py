@@ -14,6 +14,7 @@ class Exit(IntEnum):
     NOT_FOUND = 5
     CONFLICT = 6
     INVALID = 7
+    DRIFT = 8
 
 
 MEANINGS = {
@@ -25,6 +26,7 @@ MEANINGS = {
     Exit.NOT_FOUND: "no such thing, or not visible to you",
     Exit.CONFLICT: "conflict: quota, capacity, or the present state",
     Exit.INVALID: "the server refused the request as not valid",
+    Exit.DRIFT: "the cluster is not as its stack asks for",
 }
 BY_STATUS = {
     400: Exit.INVALID,
