@@ -84,7 +84,7 @@ def _shown(error: ErrorDetails) -> str:
 
 
 def _wanted(pattern: str) -> str:
-    for kind, words in _NAMED.items():
+    for kind, words in NAMED_PATTERNS.items():
         if pattern == kind:
             return words
     return f"of the form {pattern}"
@@ -95,7 +95,7 @@ def _pattern(alias: Any) -> str:
     return str(constraints.pattern)
 
 
-_NAMED = {
+NAMED_PATTERNS = {
     _pattern(Quantity): "a Kubernetes quantity (500m, 2, 512Mi, 20Gi)",
     _pattern(Hostname): "a host name (lower case letters, digits, hyphens and dots)",
     _pattern(Name): "a Kubernetes name (lower case letters, digits and hyphens, 63 at most)",

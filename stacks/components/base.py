@@ -6,15 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import pulumi
 import pulumi_kubernetes as kubernetes
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stacks.components.secrets import Generated
 from stacks.settings import ConfigurationError, Frozen, Hostname, Name, Quantity, check
-from stacks.versions import Chart, Image
+from stacks.versions import CHARTS, Chart, Image
 
 PROJECT = "ironyard-platform"
 MANAGED = {"app.kubernetes.io/managed-by": "pulumi", "app.kubernetes.io/part-of": "ironyard"}
@@ -40,6 +40,9 @@ class ClusterSettings(Frozen):
     domain: Hostname = Field(default="ironyard.local", description="every public name is under it")
     storage_class: Name | None = Field(default=None, description="absent: the cluster's default")
     high_availability: bool = Field(default=False, description="several replicas and disruption budgets")
+    versions: dict[str, str] = Field(
+        default_factory=dict, description="chart → version, where another than the pinned one is wanted"
+    )
     release_timeout: int = Field(default=600, ge=10, le=7200, description="seconds a release may take")
     charts: str | None = Field(
         default=None, pattern=r"^oci://\S+$", description="take every chart from this OCI folder (air-gapped)"
@@ -49,6 +52,13 @@ class ClusterSettings(Frozen):
         pattern=r"^[^\s:/]+(:\d+)?(/\S+)?$",
         description="take every image from here (air-gapped)",
     )
+
+    @model_validator(mode="after")
+    def _versions_of_known_charts(self) -> Self:
+        known = sorted(chart.name for chart in CHARTS)
+        if unknown := sorted(set(self.versions) - set(known)):
+            raise ValueError(f"no chart is called {', '.join(unknown)} (known: {', '.join(known)})")
+        return self
 
 
 class ComponentSettings(Frozen):
@@ -96,9 +106,11 @@ class Platform:
             raise pulumi.RunError(str(refused)) from None
         cluster = sections["cluster"]
         assert isinstance(cluster, ClusterSettings)
+        credentials = cluster.kubeconfig
+        is_content = credentials is not None and "\n" in credentials
         provider = kubernetes.Provider(
             "cluster",
-            kubeconfig=cluster.kubeconfig,
+            kubeconfig=pulumi.Output.secret(credentials) if is_content else credentials,
             context=cluster.context,
             enable_server_side_apply=True,
         )
@@ -200,7 +212,7 @@ class Component(pulumi.ComponentResource, Generic[S]):
             name=name or chart.name,
             namespace=namespace,
             chart=f"{folder}/{chart.name}" if is_oci else chart.name,
-            version=chart.version,
+            version=self.platform.cluster.versions.get(chart.name, chart.version),
             repository_opts=None if is_oci else {"repo": folder},
             values=dict(values),
             skip_crds=skip_crds,
