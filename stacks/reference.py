@@ -77,7 +77,8 @@ def _is_list(annotation: Any) -> bool:
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
+        model: type[BaseModel] = annotation
+        return model
     found = (_model_in(part) for part in get_args(annotation) if part is not annotation)
     return next((model for model in found if model is not None), None)
 
