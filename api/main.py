@@ -21,12 +21,15 @@ from api.core.metrics import Rows
 from api.core.operations.background import DbosDispatcher
 from api.core.operations.router import router as operations
 from api.core.operations.service import QUEUE
+from api.core.operations.syncs import SYNCS
 from api.fleet import queries as fleet_queries
 from api.fleet.router import router as fleet
 from api.identity.router import router as identity
 from api.identity.tokens import TokenAuthenticator, Tokens
 from api.migrations import head
 from api.settings import Settings
+from api.tenancy.router import router as tenancy
+from api.tenancy.service import followers
 from api.workspaces.router import router as workspaces
 
 DESCRIPTION = """\
@@ -62,6 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         allocations,
         operations,
         billing,
+        tenancy,
         audit.router,
     ):
         app.include_router(router)
@@ -73,7 +77,7 @@ def _provide(app: FastAPI, settings: Settings) -> None:
     engine = make_engine(settings)
     state = app.state
     state.settings = settings
-    state.database = Database(engine, **{QUEUE: DbosDispatcher(engine)})
+    state.database = Database(engine, **{QUEUE: DbosDispatcher(engine), SYNCS: followers(settings)})
     state.secret_box = SecretBox(settings.encryption_key)
     state.tokens = Tokens(settings.signing_key, settings.token_lifetime)
     state.authenticator = TokenAuthenticator(state.database, state.tokens)

@@ -62,6 +62,20 @@ class Settings(BaseSettings):
     reclaim_timeout: int = Field(default=3600, ge=10)
     ssh_timeout: int = Field(default=15, ge=1)
 
+    tenancy_stack: str = Field(
+        default="",
+        pattern=r"^([A-Za-z0-9_.-]{1,100})?$",
+        description="Pulumi stack of the cluster that follows the ledger; empty: none does",
+    )
+    tenancy_backend: str = Field(default="", description="Pulumi backend URL; empty: a folder in data_dir")
+    tenancy_passphrase: SecretStr = SecretStr("")
+    tenancy_config: str = Field(
+        default="", description="the stack's configuration; empty: Pulumi.<stack>.yaml in stacks/tenancy"
+    )
+    tenancy_kubeconfig: str = Field(default="", description="path; empty: what kubectl would use")
+    tenancy_timeout: int = Field(default=1800, ge=10)
+    tenancy_retry: float = Field(default=300.0, gt=0, description="how often a failed sync is tried again")
+
     @field_validator("discovery_token")
     @classmethod
     def _no_short_token(cls, given: SecretStr) -> SecretStr:
@@ -87,6 +101,8 @@ class Settings(BaseSettings):
             raise ValueError("IRONYARD_DISCOVERY_TOKEN must differ from both secrets: Prometheus holds it")
         if not self.database_url:
             raise ValueError("IRONYARD_DATABASE_URL must be set in production mode")
+        if self.tenancy_stack and not self.tenancy_passphrase.get_secret_value():
+            raise ValueError("IRONYARD_TENANCY_PASSPHRASE must be set where IRONYARD_TENANCY_STACK is")
         return self
 
     @cached_property
@@ -106,6 +122,11 @@ class Settings(BaseSettings):
     def encryption_key(self) -> str:
         """Encrypts secrets at rest."""
         return self._secret("encryption_secret")
+
+    @cached_property
+    def tenancy_key(self) -> str:
+        """Encrypts the secrets in the state of the cluster's stack."""
+        return self._secret("tenancy_passphrase")
 
     def _secret(self, name: str) -> str:
         given: str = getattr(self, name).get_secret_value()

@@ -16,13 +16,21 @@ from api.core.db import Database, make_engine
 from api.core.operations import background, workers
 from api.core.operations.execution import Executor
 from api.core.operations.service import QUEUE
+from api.core.operations.syncs import SYNCS
 from api.fleet import operations as fleet
 from api.fleet import runner
 from api.settings import Settings
+from api.tenancy import operations as tenancy
+from api.tenancy import service as tenancy_service
 
 log = logging.getLogger("ironyard.worker")
 PATIENCE = 15  # seconds for running operations to give themselves back
-SECRETS = ("IRONYARD_TOKEN_SECRET", "IRONYARD_ENCRYPTION_SECRET", "IRONYARD_DATABASE_URL")
+SECRETS = (
+    "IRONYARD_TOKEN_SECRET",
+    "IRONYARD_ENCRYPTION_SECRET",
+    "IRONYARD_DATABASE_URL",
+    "IRONYARD_TENANCY_PASSPHRASE",
+)
 
 
 class WorkerProcess:
@@ -31,10 +39,11 @@ class WorkerProcess:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         engine = make_engine(settings)
-        self.database = Database(engine, **{QUEUE: background.DbosDispatcher(engine)})
+        carried = {QUEUE: background.DbosDispatcher(engine), SYNCS: tenancy_service.followers(settings)}
+        self.database = Database(engine, **carried)
         with self.database.transaction() as tx:
             self.id = workers.register(tx).id
-        handlers = fleet.handlers(settings)
+        handlers = fleet.handlers(settings) | tenancy.handlers(settings, self.database)
         self.executor = Executor(self.database, handlers, self.id, attempts=settings.operation_attempts)
         self.stop = threading.Event()
 
@@ -48,6 +57,7 @@ class WorkerProcess:
                 (self.settings.worker_heartbeat * 2, self.recover),
                 (self.settings.expiry_interval, self.expire),
                 (self.settings.worker_timeout, self.end_silent_runs),
+                (self.settings.tenancy_retry, self.catch_up),
             )
         ]
         for duty in duties:
@@ -92,6 +102,10 @@ class WorkerProcess:
         with self.database.transaction() as tx:
             fleet.fail_silent_runs(tx, silence=self.settings.external_run_timeout)
 
+    def catch_up(self) -> None:
+        with self.database.transaction() as tx:
+            tenancy_service.catch_up(tx, system(self.id), self.settings)
+
     def _shut_down(self) -> None:
         log.info("%s is stopping", self.id)
         self.executor.stopping.set()
@@ -106,6 +120,8 @@ def run(settings: Settings) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # Read now, then taken out of the environment that ansible-playbook inherits.
     settings.database, settings.signing_key, settings.encryption_key  # noqa: B018
+    if settings.tenancy_stack:
+        settings.tenancy_key  # noqa: B018
     for name in SECRETS:
         os.environ.pop(name, None)
     process = WorkerProcess(settings)

@@ -16,6 +16,7 @@ from sqlmodel import col
 from api.core import audit, clock
 from api.core.access import Actor, Role, system
 from api.core.errors import Conflict, Exists, Invalid, NotFound, Unauthenticated
+from api.core.operations import syncs
 from api.identity.models import ApiKey, User, UserCreate, UserUpdate
 
 KEY_PREFIX = "iry_"
@@ -110,6 +111,8 @@ def update_user(tx: Session, actor: Actor, user_id: UUID, asked: UserUpdate) -> 
         setattr(user, name, value)
     after = {"role": user.role, "active": user.active}
     audit.record(tx, actor, "user.changed", user.id, before=before, after=after)
+    if before["active"] != after["active"]:
+        syncs.changed(tx, actor)
     return user
 
 

@@ -15,6 +15,7 @@ from api.core import audit
 from api.core.access import Actor
 from api.core.db import table
 from api.core.errors import Exists, Forbidden, NotFound
+from api.core.operations import syncs
 from api.identity import service as identity
 from api.workspaces.models import (
     ALL_MODELS,
@@ -40,6 +41,7 @@ def create(tx: Session, actor: Actor, asked: WorkspaceCreate, *, default_quota: 
     if actor.user_id is not None:
         tx.add(Membership(workspace_id=workspace.id, user_id=actor.user_id, role=WorkspaceRole.OWNER))
     audit.record(tx, actor, "workspace.created", workspace.id, after={"slug": asked.slug, "gpus": limit})
+    syncs.changed(tx, actor)
     return workspace
 
 
@@ -127,6 +129,7 @@ def set_quota(tx: Session, actor: Actor, workspace_id: UUID, asked: QuotaSet) ->
     after = {model or "all": limit for model, limit in wanted.items()}
     audit.record(tx, actor, "quota.changed", workspace.id, before=before, after=after)
     tx.flush()
+    syncs.changed(tx, actor)
     tx.expire_all()  # a trigger has counted what a new row's model holds
     return quotas(tx, workspace.id)
 
@@ -151,6 +154,7 @@ def set_member(
         membership.role = role
     after = {"user": user.email, "role": role}
     audit.record(tx, actor, "workspace.member_set", workspace.id, before=before, after=after)
+    syncs.changed(tx, actor)
     return MembershipRead(user_id=user.id, email=user.email, role=role)
 
 
@@ -162,6 +166,7 @@ def remove_member(tx: Session, actor: Actor, workspace_id: UUID, user_id: UUID) 
     tx.delete(membership)
     before = {"user_id": str(user_id), "role": membership.role}
     audit.record(tx, actor, "workspace.member_removed", workspace.id, before=before)
+    syncs.changed(tx, actor)
 
 
 def _as_uuid(text: UUID | str) -> UUID | None:

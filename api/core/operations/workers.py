@@ -58,6 +58,16 @@ def alive(tx: Session, *, silence: float) -> int:
     ).scalar_one()
 
 
+def dead_machines(tx: Session) -> set[str]:
+    """Machines that had workers and have none that lives: what those left unfinished, nobody goes on with."""
+    rows = tx.execute(
+        sa.select(col(Worker.machine), col(Worker.stopped_at), col(Worker.recovered_by)).distinct()
+    ).all()
+    return {row.machine for row in rows} - {
+        row.machine for row in rows if row.stopped_at is None and row.recovered_by is None
+    }
+
+
 def _gone(worker: Worker) -> bool:
     if worker.machine != platform.node() or worker.pid == os.getpid():
         return False
