@@ -46,7 +46,7 @@ def _rows(
         path = f"{above}{name}"
         value = getattr(given, name) if given is not None else field.get_default(call_default_factory=True)
         default = "needed" if given is None and field.is_required() else _default(value)
-        inner = _model_in(field.annotation)
+        inner: type[BaseModel] | None = _model_in(field.annotation)
         if inner is None:
             yield path, _kind(field.annotation, field), default, _meaning(field, None, name)
             continue
