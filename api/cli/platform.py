@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from api.cli import output
+from api.cli import output, platform_config
 from api.cli.commands import group
 from api.cli.exits import Exit, Failure
 from api.cli.options import Json, Yes, confirm
@@ -163,6 +163,9 @@ def unlock(
         output.emit({"stack": opened.name, "locked": False})
     else:
         output.say(f"Stack {stack} is free. `ironyard platform up --refresh` goes on from what is there.")
+
+
+app.command()(platform_config.config)
 
 
 class Run:

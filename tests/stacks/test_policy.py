@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -74,6 +75,16 @@ def test_charts_and_data_can_be_configured() -> None:
     assert faults("charts-pinned", (own,), {"pins": {"own": "2.0.1"}}) != []
     assert faults("data-protected", (own,)) == []
     assert faults("data-protected", (own,), {"charts": ["own"]}) != []
+
+
+def test_the_stack_s_own_versions_are_pins_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    older = release(props={"version": "1.18.0"})
+    config = {"ironyard-platform:cluster": json.dumps({"versions": {"harbor": "1.18.0"}})}
+    monkeypatch.setenv("PULUMI_CONFIG", json.dumps(config))
+    assert faults("charts-pinned", (older,)) == []
+    assert faults("charts-pinned", (release(),)) != []
+    monkeypatch.setenv("PULUMI_CONFIG", json.dumps({"ironyard-platform:cluster": "[]"}))
+    assert faults("charts-pinned", (older,)) != []
 
 
 def test_an_exception_names_one_resource() -> None:
