@@ -10,11 +10,13 @@ import pulumi_kubernetes as kubernetes
 from pydantic import Field, SecretStr, model_validator
 
 from stacks.components.base import UNPRIVILEGED, Component, ComponentSettings, Platform, Resources
+from stacks.components.network import Allow, guard, metrics
 from stacks.settings import Frozen, HttpAddress, Quantity
 from stacks.versions import SEAWEEDFS, SEAWEEDFS_SHELL
 
 NAMESPACE = "ironyard-storage"
 S3_PORT = 8333
+METRICS_PORT = 9327
 CONFIG_KEY = "seaweedfs_s3_config"
 
 
@@ -72,16 +74,18 @@ class Storage(Component[StorageSettings]):
 
     section = "storage"
     settings_type = StorageSettings
+    namespace = NAMESPACE
 
     def __init__(self, platform: Platform) -> None:
         super().__init__(platform)
         self.buckets: dict[str, Bucket] = {}
         self.ready: list[pulumi.Resource] = []
-        wanted = sorted({c.bucket for c in Component.known.values() if c.bucket and platform.enabled(c)})
+        users = [c for c in Component.known.values() if c.bucket and platform.enabled(c)]
+        wanted = sorted({str(user.bucket) for user in users})
         if self.settings.mode == "external":
             self._use_external(wanted)
         elif self.settings.mode == "seaweedfs":
-            self._install_seaweedfs(wanted)
+            self._install_seaweedfs(wanted, sorted({user.namespace for user in users}))
         self.register_outputs({"endpoint": next((b.endpoint for b in self.buckets.values()), None)})
 
     def for_component(self, component: type[Component[Any]]) -> Bucket:
@@ -101,8 +105,11 @@ class Storage(Component[StorageSettings]):
                 pulumi.Output.secret(given.secret_key.get_secret_value()),
             )
 
-    def _install_seaweedfs(self, wanted: list[str]) -> None:
+    def _install_seaweedfs(self, wanted: list[str], users: list[str]) -> None:
         space = self.create_namespace(NAMESPACE, security="baseline", protect=True)
+        s3 = {"app.kubernetes.io/component": "s3"}
+        allows = [Allow("s3", namespaces=users, ports=(S3_PORT,), pods=s3)] if users else []
+        guard(self, NAMESPACE, [*allows, metrics(METRICS_PORT)], after=[space])
         endpoint = f"http://seaweedfs-s3.{NAMESPACE}.svc:{S3_PORT}"
         for name in wanted:
             access = self.generate(f"{name}-access-key", length=20)
