@@ -141,7 +141,8 @@ class Component(pulumi.ComponentResource, Generic[S]):
 
     A subclass names its `section` of the configuration and its `settings_type`, says which sections it
     `needs`, which `bucket` of the storage and which `database` it uses, and registers its children in
-    `__init__`; `namespace` is where its pods run. Being defined in `stacks/components/` makes its section known to the configuration.
+    `__init__`; `namespace` is where its pods run. Being defined in `stacks/components/` makes its section
+    known to the configuration.
     """
 
     section: ClassVar[str]
