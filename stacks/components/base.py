@@ -70,6 +70,11 @@ class ComponentSettings(Frozen):
     def enabled(self) -> bool:
         return self.mode != "off"
 
+    @property
+    def hosted(self) -> bool:
+        """Whether it runs in this cluster: neither off nor somebody else's."""
+        return self.mode not in ("off", "external")
+
 
 class Resources(Frozen):
     """Requests and limits of one container; memory is limited to what it requests unless told otherwise."""
@@ -120,6 +125,11 @@ class Platform:
         section = self.sections[component.section]
         return isinstance(section, ComponentSettings) and section.enabled
 
+    def hosts(self, component: type[Component[Any]]) -> bool:
+        """Whether the component runs in this cluster, so that it asks others for a bucket or a database."""
+        section = self.sections[component.section]
+        return isinstance(section, ComponentSettings) and section.hosted
+
     def image(self, image: Image | str) -> str:
         """An image's whole name, in the mirror when there is one."""
         reference = image.reference if isinstance(image, Image) else image
@@ -165,6 +175,11 @@ class Component(pulumi.ComponentResource, Generic[S]):
             opts=pulumi.ResourceOptions(providers=[platform.provider]),
         )
         self.platform = platform
+
+    @classmethod
+    def faults(cls, _sections: Mapping[str, Frozen]) -> list[str]:
+        """What is wrong with this section in the light of the others, one line a fault, with its path."""
+        return []
 
     @property
     def settings(self) -> S:
@@ -298,7 +313,7 @@ class Component(pulumi.ComponentResource, Generic[S]):
             f"{self.section}-{name}",
             length=length,
             alphabet=alphabet,
-            opts=self.options(additional_secret_outputs=["value"]),
+            opts=self.options(),
         )
         return pulumi.Output.secret(made.value)
 
@@ -330,24 +345,25 @@ def _parsed(value: Any) -> Any:
 def read_configuration(given: Mapping[str, Any]) -> dict[str, Frozen]:
     """Check `given` against every known component, one by one and together.
 
-    Raises ConfigurationError; also where an enabled component needs one that is off.
+    Raises ConfigurationError; also where a component that runs here needs one that is off.
     """
     sections = check(PROJECT, section_types(), given)
     faults = [
         f"{PROJECT}:{name}.mode: {name} needs {need}, which is off; switch it on, name an external one, "
         f"or switch {name} off"
         for name, component in Component.known.items()
-        if _is_on(sections[name])
+        if _is(sections[name], "hosted")
         for need in component.needs
-        if not _is_on(sections[need])
+        if not _is(sections[need], "enabled")
     ]
+    faults += [fault for component in Component.known.values() for fault in component.faults(sections)]
     if faults:
         raise ConfigurationError(PROJECT, faults)
     return sections
 
 
-def _is_on(section: Frozen) -> bool:
-    return isinstance(section, ComponentSettings) and section.enabled
+def _is(section: Frozen, what: Literal["enabled", "hosted"]) -> bool:
+    return isinstance(section, ComponentSettings) and bool(getattr(section, what))
 
 
 def section_types() -> dict[str, type[Frozen]]:

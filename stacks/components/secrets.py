@@ -60,5 +60,5 @@ class Generated(Resource):
             _Generator(),
             name,
             {"length": length, "alphabet": alphabet, "generation": generation, "value": None},
-            opts,
+            pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(additional_secret_outputs=["value"])),
         )
