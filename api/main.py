@@ -32,6 +32,7 @@ from api.tenancy.router import router as tenancy
 from api.tenancy.service import followers
 from api.workspaces.router import router as workspaces
 
+HOST_INFO = ("hostname", "host_id", "region", "state")
 DESCRIPTION = """\
 A ledger of GPU hosts: enroll them, lend their GPUs under quota, reclaim them with proof, report their use.
 
@@ -84,6 +85,7 @@ def _provide(app: FastAPI, settings: Settings) -> None:
     state.schema_head = head()
     state.gauges = [
         ("ironyard_hosts", "Hosts by state", ("state",), _hosts),
+        ("ironyard_host_info", "Hosts that are not retired", HOST_INFO, fleet_queries.host_info),
         ("ironyard_gpus", "GPUs by model and use", ("model", "use"), _gpus),
     ]
 

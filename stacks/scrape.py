@@ -16,8 +16,10 @@ SCRAPE_INTERVAL = "30s"
 SCRAPE_TIMEOUT = "20s"
 TOKEN_SECRET = "ironyard-discovery"  # noqa: S105  # names, not values
 TOKEN_KEY = "token"  # noqa: S105
-# `host_state` and not `state`, which node exporter's own metrics of units and RAID arrays carry
-LABELS = {"hostname": "host", "host_id": "host_id", "region": "region", "host_state": "state"}
+# Only what never changes while a host is enrolled. A label with its state would give every series of the host
+# a new identity at each change, and for a moment two of each, which makes joins on `hostname` fail for the
+# whole fleet. The state is a metric of the facade: ironyard_host_info{hostname, host_id, region, state}.
+LABELS = {"hostname": "host", "host_id": "host_id", "region": "region"}
 # exporter to job; the rules of kube-prometheus-stack select these jobs
 JOBS = {"node": "node-exporter", "dcgm": "dcgm-exporter"}
 # dcgm-exporter's own idea of the host's name; the ledger's is `hostname`

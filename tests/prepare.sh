@@ -42,7 +42,10 @@ packages() {
     command -v dockerd >/dev/null || missing+=(docker.io iptables)
     command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
     command -v ssh-agent >/dev/null || missing+=(openssh-client)
+    command -v prometheus >/dev/null || missing+=(prometheus)
     command -v curl >/dev/null || missing+=(curl ca-certificates)
+    command -v etcd >/dev/null || missing+=(etcd-server)
+    command -v docker-registry >/dev/null || missing+=(docker-registry)
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || missing+=(postgresql)
     [ ${#missing[@]} = 0 ] && return
     if on_debian; then

@@ -127,6 +127,13 @@ def count_by_state(tx: Session) -> list[tuple[str, int]]:
     return [(str(state), number) for state, number in rows]
 
 
+def host_info(tx: Session) -> list[tuple[tuple[str, ...], float]]:
+    """((name, id, region, state), 1) of every host that is not retired"""
+    named = sa.select(col(Host.name), col(Host.id), col(Host.region), col(Host.state))
+    rows = tx.execute(named.where(col(Host.state) != State.RETIRED).order_by(col(Host.name)))
+    return [((name, str(host_id), region, str(state)), 1.0) for name, host_id, region, state in rows]
+
+
 def count_gpus(tx: Session) -> list[tuple[str, str, int]]:
     """(model, held | free | unavailable, count)"""
     use = sa.case(

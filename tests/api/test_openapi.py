@@ -151,7 +151,7 @@ def test_an_unforeseen_error_is_a_problem_without_secrets(
 
 
 def test_health_and_metrics(client: Client, fleet: Any) -> None:
-    fleet("a")
+    host_id = fleet("a")
     assert client.ok("GET", "/health/live") == {"status": "live"}
     ready = client.ok("GET", "/health/ready", 503)
     assert ready["checks"]["database"]["ok"]
@@ -159,6 +159,7 @@ def test_health_and_metrics(client: Client, fleet: Any) -> None:
     assert ready["checks"]["worker"] == {"ok": False, "detail": "0 alive"}
     text = client.get("/metrics").text
     assert 'ironyard_hosts{state="idle"} 1.0' in text
+    assert f'ironyard_host_info{{host_id="{host_id}",hostname="a",region="test",state="idle"}} 1.0' in text
     assert 'ironyard_gpus{model="NVIDIA H100 80GB HBM3",use="free"} 8.0' in text
     assert 'ironyard_http_requests_total{method="GET",route="/health/live",status="200"}' in text
 

@@ -145,7 +145,7 @@ class Platform:
 def platform(
     request: pytest.FixtureRequest, lab: Lab, hosts: list[Host], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Platform]:
-    """A platform on the database that the test module names as its ENGINE."""
+    """A platform on the database that the test module names as its ENGINE, with its SETTINGS if any."""
     data_dir = tmp_path_factory.mktemp("platform")
     database_url = f"sqlite:///{data_dir / 'ironyard.db'}"
     if request.module.ENGINE == "postgresql":
@@ -160,7 +160,9 @@ def platform(
         _, key = identity.create_key(tx, Actor(user.email, user.role, user.id), "e2e")
     engine.dispose()
     with ExitStack() as stack:
-        url = stack.enter_context(api_server(data_dir, database_url))
+        url = stack.enter_context(
+            api_server(data_dir, database_url, **getattr(request.module, "SETTINGS", {}))
+        )
         made = Platform(url, key, data_dir, database_url, lab, {host.name: host for host in hosts}, stack)
         made.start_worker()
         yield made
