@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test test-fast lint format bench
+.PHONY: help setup tools up down cluster cluster-down test test-platform test-fast lint format bench
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,17 +17,29 @@ $(READY): constraints.txt pyproject.toml
 	@tests/prepare.sh venv $(VENV)
 	@touch $@
 
+tools: setup  ## build the programs of the cluster lab that are not installed (Go; once, minutes)
+	@$(VENV)/bin/python -m tests.lab.cluster tools >/dev/null || true
+
 up: setup  ## run the platform with a simulated fleet of three hosts; Ctrl-C stops it
 	@exec $(VENV)/bin/ironyard up --enroll-from "$(VENV)/bin/python -m tests.lab up --json"
 
 down: $(READY)  ## remove the simulated fleet (the ledger in .ironyard stays)
 	@$(VENV)/bin/python -m tests.lab down
 
-test: setup  ## run every test: both databases, the lab's hosts over SSH, the command line
+cluster: tools  ## start an empty Kubernetes API with a chart registry on this machine
+	@$(VENV)/bin/python -m tests.lab.cluster up
+
+cluster-down: $(READY)  ## stop it
+	@$(VENV)/bin/python -m tests.lab.cluster down
+
+test: tools  ## run every test: both databases, hosts over SSH, a Kubernetes API, the command line
 	@$(VENV)/bin/pytest -n $(PYTEST_WORKERS) --dist loadfile
 
-test-fast: $(READY)  ## run the tests that need no container
-	@$(VENV)/bin/pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not lab"
+test-platform: tools  ## run the tests of the stacks: mocks, then the real engine on a Kubernetes API
+	@$(VENV)/bin/pytest -n $(PYTEST_WORKERS) --dist loadfile tests/stacks
+
+test-fast: $(READY)  ## run the tests that need no container and no cluster
+	@$(VENV)/bin/pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not lab and not platform"
 
 lint: $(READY)  ## ruff, mypy, import-linter, yamllint, ansible-lint
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" tests/lint.sh
