@@ -8,7 +8,7 @@ PYTEST_WORKERS ?= 2
 .PHONY: help setup tools up down cluster cluster-down test test-platform test-fast lint format bench
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv from constraints.txt and, as root on Debian or Ubuntu, install what the lab and the tests use
 	@tests/prepare.sh packages
