@@ -1,0 +1,85 @@
+"""The whole lab in one folder: control plane, chart registry, the programs' folder for PATH."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab.cluster import charts, tools
+from tests.lab.cluster.control_plane import ControlPlane
+from tests.lab.cluster.engine import environment
+from tests.lab.cluster.registry import Registry
+
+PROVIDER = "pulumi-resource-kubernetes"
+NAMED = "IRONYARD_KUBERNETES_PROVIDER"
+ROOT = Path(__file__).resolve().parents[3]
+HERE = Path(os.environ.get("IRONYARD_CLUSTER_DIR", ROOT / ".ironyard" / "cluster"))
+
+
+@dataclass
+class ClusterLab:
+    folder: Path
+    tools: tools.Tools
+    control_plane: ControlPlane
+    registry: Registry
+
+    @classmethod
+    def at(cls, folder: Path, *, tied: bool) -> ClusterLab:
+        """Builds the tools where they are missing.
+
+        Raises ToolsMissing with one sentence when that is not possible on this machine.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        made = tools.ensure()
+        plane = ControlPlane(folder / "control-plane", made, tied=tied)
+        return cls(folder, made, plane, Registry(folder / "registry", made, tied=tied))
+
+    @property
+    def bin(self) -> Path:
+        return self.folder / "bin"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables with which `pulumi`, `helm` and `kubectl` use this lab."""
+        return environment(self.bin, self.control_plane.kubeconfig, self.folder)
+
+    def up(self, pins: Iterable[charts.Pin], contracts: Path) -> None:
+        """An empty API and a registry with one chart a pin; what runs already stays."""
+        self.tools.link(self.bin)
+        self._place_provider()
+        self.control_plane.start()
+        if not self.registry.running:
+            self.registry.start()
+            charts.publish(pins, contracts, self.folder / "charts", self.registry.charts, self.tools)
+        self.env_file.write_text(
+            "".join(f"export {key}={shlex.quote(value)}\n" for key, value in self.environment.items())
+        )
+
+    def down(self) -> None:
+        self.registry.stop()
+        self.control_plane.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def env_file(self) -> Path:
+        return self.folder / "env.sh"
+
+    def _place_provider(self) -> None:
+        """The real provider where there is one (on PATH or named by a variable), else the stand-in."""
+        place = self.bin / PROVIDER
+        place.unlink(missing_ok=True)
+        named = os.environ.get(NAMED)
+        if named:
+            place.symlink_to(named)
+        elif not shutil.which(PROVIDER):
+            place.write_text(
+                "#!/bin/sh\n"
+                f"PYTHONPATH={shlex.quote(str(ROOT))} PYTHONDONTWRITEBYTECODE=1 "
+                f'exec {shlex.quote(sys.executable)} -m tests.lab.cluster.provider "$@"\n'
+            )
+            place.chmod(0o755)
