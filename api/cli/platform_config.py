@@ -50,7 +50,7 @@ def checked(given: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
 
     Encrypted values are not opened: what is below them is taken as right.
     """
-    from stacks.components.base import PROJECT, read_configuration
+    from stacks.components.base import PROJECT, read_configuration, section_types
     from stacks.settings import ConfigurationError
 
     sealed: list[str] = []
@@ -59,12 +59,20 @@ def checked(given: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
         for key, value in given.items()
         if key.startswith(f"{PROJECT}:")
     }
+    faults: list[str] = []
     try:
-        sections = read_configuration(own)
+        read_configuration(own)
     except ConfigurationError as refused:
-        faults = [fault for fault in refused.faults if not fault.startswith(tuple(f"{p}:" for p in sealed))]
+        beneath = tuple(f"{path}:" for path in sealed)
+        faults = [fault for fault in refused.faults if not fault.startswith(beneath)]
+    if faults:
         return faults, {}
-    return [], {name: getattr(section, "mode", "-") for name, section in sections.items()}
+    return [], {name: _mode(model, own.get(name, {})) for name, model in section_types().items()}
+
+
+def _mode(model: Any, given: dict[str, Any]) -> str:
+    field = model.model_fields.get("mode")
+    return str(given.get("mode", field.default)) if field else "-"
 
 
 def _opened(value: Any, path: str, sealed: list[str]) -> Any:
