@@ -80,7 +80,7 @@ class Storage(Component[StorageSettings]):
         super().__init__(platform)
         self.buckets: dict[str, Bucket] = {}
         self.ready: list[pulumi.Resource] = []
-        users = [c for c in Component.known.values() if c.bucket and platform.enabled(c)]
+        users = [c for c in Component.known.values() if c.bucket and platform.hosts(c)]
         wanted = sorted({str(user.bucket) for user in users})
         if self.settings.mode == "external":
             self._use_external(wanted)
