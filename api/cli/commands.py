@@ -25,6 +25,7 @@ SECTIONS = {
         "up": Entry("up:up", "Start the platform: database, API and worker, until Ctrl-C."),
         "serve": Entry("processes:serve", "Run the API alone."),
         "worker": Entry("processes:worker", "Run background operations alone."),
+        "health": Entry("health:health", "Ask whether the API or a worker of this machine lives."),
         "platform": Entry(
             "platform:app", "Roll out the cluster components, see what would change, take down."
         ),
@@ -42,6 +43,7 @@ SECTIONS = {
     "Run the fleet": {
         "host": Entry("hosts:app", "Enroll hosts, look at them, reclaim and retire them."),
         "operations": Entry("operations:app", "List, look at, watch and cancel background work."),
+        "tenancy": Entry("cluster:app", "Bring the cluster in line with workspaces, quotas and members."),
     },
     "People and access": {
         "login": Entry("session:login", "Sign in and keep the session for later commands."),
