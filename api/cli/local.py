@@ -115,6 +115,16 @@ def reset_password(email: str) -> str:
         return identity.one_time_password(tx, system("ironyard user reset-password"), user, lifetime=lifetime)
 
 
+def workers_here(chosen: Settings) -> int:
+    """How many workers of this machine said lately that they live."""
+    import platform
+
+    from api.core.operations import workers
+
+    with _transaction(chosen) as tx:
+        return workers.alive(tx, silence=chosen.worker_timeout, machine=platform.node())
+
+
 @contextmanager
 def _transaction(chosen: Settings) -> Iterator[Session]:
     from api.core.db import Database, make_engine

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -36,20 +39,32 @@ def serve(
     os.umask(local.OWNER_ONLY)
     local.end_with_supervisor()
     chosen = local.settings()
-    uvicorn.run(
-        "api.main:create_app",
-        factory=True,
-        host=host or chosen.host,
-        port=port or chosen.port,
-        workers=chosen.processes,
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=DRAIN,
-        timeout_worker_healthcheck=UNRESPONSIVE,
-        log_config=logging_to_stderr(log_level.value.upper()),
-    )
+    with _shared_metrics(chosen.processes):
+        uvicorn.run(
+            "api.main:create_app",
+            factory=True,
+            host=host or chosen.host,
+            port=port or chosen.port,
+            workers=chosen.processes,
+            loop="uvloop",
+            http="httptools",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN,
+            timeout_worker_healthcheck=UNRESPONSIVE,
+            log_config=logging_to_stderr(log_level.value.upper()),
+        )
+
+
+@contextmanager
+def _shared_metrics(processes: int) -> Iterator[None]:
+    """Several processes count into one folder, so that each of them answers /metrics for all."""
+    if processes == 1:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="ironyard-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # what the client library reads at its import
+        yield
 
 
 def worker() -> None:

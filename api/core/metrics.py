@@ -1,7 +1,8 @@
-"""Prometheus metrics: what this process did, and at scrape time what the database holds."""
+"""Prometheus metrics: what the API's processes did, and at scrape time what the database holds."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import (
@@ -12,6 +13,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -50,7 +52,10 @@ class _Probes(Collector):
 def exposition(probes: list[Probe]) -> bytes:
     """The text that Prometheus scrapes. A probe is (name, help, label names, reader)."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(REQUESTS)
-    registry.register(SECONDS)
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    else:
+        registry.register(REQUESTS)
+        registry.register(SECONDS)
     registry.register(_Probes(probes))
     return generate_latest(registry)

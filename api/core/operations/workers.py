@@ -49,13 +49,17 @@ def recovered(tx: Session, worker_id: str, by: str) -> None:
     )
 
 
-def alive(tx: Session, *, silence: float) -> int:
+def alive(tx: Session, *, silence: float, machine: str | None = None) -> int:
+    """How many workers were heard of in the last `silence` seconds, on all machines or on one."""
     limit = clock.now() - timedelta(seconds=silence)
-    return tx.execute(
+    living = (
         sa.select(sa.func.count())
         .select_from(Worker)
         .where(col(Worker.stopped_at).is_(None), col(Worker.heartbeat_at) >= limit)
-    ).scalar_one()
+    )
+    if machine is not None:
+        living = living.where(col(Worker.machine) == machine)
+    return tx.execute(living).scalar_one()
 
 
 def dead_machines(tx: Session) -> set[str]:
