@@ -46,11 +46,11 @@ def _rows(
         path = f"{above}{name}"
         value = getattr(given, name) if given is not None else field.get_default(call_default_factory=True)
         default = "needed" if given is None and field.is_required() else _default(value)
-        inner: type[BaseModel] | None = _model_in(field.annotation)
+        inner = _model_in(field.annotation)
         if inner is None:
             yield path, _kind(field.annotation, field), default, _meaning(field, None, name)
             continue
-        if field.annotation is not inner:
+        if not isinstance(field.annotation, type):
             kind = "list of objects" if _is_list(field.annotation) else "object or absent"
             yield path, kind, default, _meaning(field, inner, name)
         deeper = value if isinstance(value, BaseModel) else None
