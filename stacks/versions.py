@@ -40,10 +40,12 @@ PROMETHEUS_STACK = Chart("kube-prometheus-stack", "88.5.3", "oci://ghcr.io/prome
 SEAWEEDFS = Chart("seaweedfs", "4.44.0", "https://seaweedfs.github.io/seaweedfs/helm")
 VALKEY = Chart("valkey", "0.11.0", "https://valkey.io/valkey-helm/")
 
+ENVOY = Image("docker.io/envoyproxy/envoy", "distroless-v1.39.0")
 GUACAMOLE = Image("docker.io/guacamole/guacamole", "1.6.0")
 GUACD = Image("docker.io/guacamole/guacd", "1.6.0")
 IRONYARD = Image("ghcr.io/ironyard/ironyard", "0.1.0")
-POSTGRESQL = Image("ghcr.io/cloudnative-pg/postgresql", "17.6")
+MLFLOW_SERVER = Image("ghcr.io/mlflow/mlflow", "v3.12.0-full")
+POSTGRESQL = Image("ghcr.io/cloudnative-pg/postgresql", "17.11-202608310816-system-trixie")
 SEAWEEDFS_SHELL = Image("docker.io/chrislusf/seaweedfs", "4.44")
 
 CHARTS: tuple[Chart, ...] = tuple(pin for pin in list(globals().values()) if isinstance(pin, Chart))
