@@ -18,6 +18,7 @@ from api.core import clock
 from api.core.access import Actor
 from api.core.errors import Conflict, Invalid
 from api.core.operations import service as operations
+from api.core.operations import syncs
 from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.models import Operation
 from api.fleet import service
@@ -111,6 +112,7 @@ def conclude(tx: Session, actor: Actor, operation: Operation, run: Run) -> None:
     host.host_keys = report.host_keys or run.host_keys or host.host_keys
     if playbook.name == "enroll":
         _absorb(tx, host, report)
+        syncs.changed(tx, actor)
     tx.flush()
     if playbook.ends is not None:
         service.fire(tx, actor, host.id, playbook.ends)

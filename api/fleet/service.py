@@ -17,6 +17,7 @@ from api.core.db import table
 from api.core.errors import Conflict, Exists, NotFound
 from api.core.ids import new_id
 from api.core.operations import service as operations
+from api.core.operations import syncs
 from api.core.operations.models import Operation
 from api.fleet.lifecycle import LENDABLE, Event, State, advance
 from api.fleet.models import Gpu, Health, Host, HostCreate, HostPeriod
@@ -80,6 +81,7 @@ def fire(
     _reschedule(tx, host)
     if after is State.RETIRED:
         _remove_gpus(tx, host)
+        syncs.changed(tx, actor)
     audit_event(tx, actor, host.id, event, before=before, after=after, reason=reason, step=step)
     if event in FOLLOWS:
         start(tx, actor, host, FOLLOWS[event])

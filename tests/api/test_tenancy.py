@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -195,6 +197,15 @@ def test_a_change_leads_to_a_sync(client: Client, database: Database, what: str)
     assert (found.state, found.subject, found.arguments) == (State.QUEUED, STACK, {})
 
 
+def test_gpus_that_come_and_go_lead_to_a_sync(client: Client, database: Database, fleet: Any) -> None:
+    run_all(database)
+    host = fleet("a")
+    assert newest(database).state is State.QUEUED
+    run_all(database)
+    client.ok("POST", f"/api/v1/admin/machines/{host}/retire", 202)
+    assert newest(database).state is State.QUEUED
+
+
 def run_all(database: Database) -> None:
     while any(row.state is State.QUEUED for row in all_syncs(database)):
         run(database)
@@ -365,6 +376,13 @@ def test_production_needs_a_passphrase_for_a_stack() -> None:
         Settings(_env_file=None, **fit)
     made = Settings(_env_file=None, **fit, tenancy_passphrase="a passphrase")
     assert made.tenancy_key == "a passphrase"
+
+
+@pytest.mark.parametrize("module", ["api.main", "api.worker", "api.cli.main"])
+def test_pulumi_is_in_the_sync_s_own_process_alone(module: str) -> None:
+    code = f"import {module}, sys; print(sorted({{'pulumi', 'grpc'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_one_stack_is_one_subject() -> None:
