@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -174,7 +175,9 @@ class Engine:
     def up(self, stack: automation.Stack, *, expected: int, refresh: bool = False) -> Tally:
         return self.follow(
             "Updating",
-            lambda told: stack.up(on_event=told, refresh=refresh or None, **self._policies()),
+            lambda told: stack.up(
+                on_event=told, refresh=refresh or None, show_secrets=False, **self._policies()
+            ),
             expected=expected,
         )
 
@@ -245,4 +248,5 @@ def _complaints(text: str) -> list[str]:
     _, _, said = text.rpartition("\n stderr:")
     lines = [plain(line) for line in said.splitlines() if line.strip()]
     wrong = [line for line, raw in zip(lines, said.splitlines(), strict=False) if "error:" in raw]
-    return wrong or lines or [text.strip()]
+    code = re.search(r"code: (-?\d+)", text)
+    return wrong or lines or [f"pulumi ended without a word (code {code[1] if code else 'unknown'})."]

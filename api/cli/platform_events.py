@@ -53,7 +53,7 @@ class Change:
     @property
     def kind(self) -> str:
         """`Release` of `kubernetes:helm.sh/v3:Release`."""
-        return self.type.rsplit(":", 1)[-1]
+        return "Provider" if self.type.startswith("pulumi:providers:") else self.type.rsplit(":", 1)[-1]
 
     @property
     def name(self) -> str:
