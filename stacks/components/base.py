@@ -307,13 +307,18 @@ class Component(pulumi.ComponentResource, Generic[S]):
             opts=self.options(after=after),
         )
 
-    def generate(self, name: str, *, length: int = 32, alphabet: str = "letters") -> pulumi.Output[str]:
-        """A secret made once and kept in the state: see `Generated`."""
+    def generate(
+        self, name: str, *, length: int = 32, alphabet: str = "letters", protect: bool | None = None
+    ) -> pulumi.Output[str]:
+        """A secret made once and kept in the state: see `Generated`.
+
+        Protect one that kept data is encrypted with: it must outlive what is destroyed around the data.
+        """
         made = Generated(
             f"{self.section}-{name}",
             length=length,
             alphabet=alphabet,
-            opts=self.options(),
+            opts=self.options(protect=protect),
         )
         return pulumi.Output.secret(made.value)
 
