@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pulumi
 import pulumi_kubernetes as kubernetes
@@ -13,6 +13,9 @@ from stacks.components.base import UNPRIVILEGED, Component, ComponentSettings, P
 from stacks.components.network import Allow, guard, metrics
 from stacks.settings import Frozen, HttpAddress, Quantity
 from stacks.versions import SEAWEEDFS, SEAWEEDFS_SHELL
+
+if TYPE_CHECKING:
+    from stacks.components.monitoring import Monitoring
 
 NAMESPACE = "ironyard-storage"
 S3_PORT = 8333
@@ -76,8 +79,10 @@ class Storage(Component[StorageSettings]):
     settings_type = StorageSettings
     namespace = NAMESPACE
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: Platform, *, monitoring: Monitoring | None = None) -> None:
         super().__init__(platform)
+        self.watched = monitoring is not None and monitoring.watches
+        self.definitions = monitoring.definitions if monitoring else []
         self.buckets: dict[str, Bucket] = {}
         self.ready: list[pulumi.Resource] = []
         users = [c for c in Component.known.values() if c.bucket and platform.hosts(c)]
@@ -122,7 +127,11 @@ class Storage(Component[StorageSettings]):
             after=[space],
         )
         release = self.install(
-            SEAWEEDFS, namespace=NAMESPACE, values=self._values(), after=[keys], protect=True
+            SEAWEEDFS,
+            namespace=NAMESPACE,
+            values=self._values(),
+            after=[keys, *self.definitions],
+            protect=True,
         )
         self.ready = [self._make_buckets(wanted, release)] if wanted else [release]
 
@@ -168,7 +177,7 @@ class Storage(Component[StorageSettings]):
         return {
             "global": {
                 "imageRegistry": self.platform.cluster.images or "",
-                "seaweedfs": {"monitoring": {"enabled": False}},
+                "seaweedfs": {"monitoring": {"enabled": self.watched}},
             },
             "master": {
                 "replicas": 3 if self.platform.cluster.high_availability else 1,

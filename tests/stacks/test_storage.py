@@ -7,11 +7,13 @@ import pulumi
 import pytest
 
 from stacks.components.base import Platform
+from stacks.components.monitoring import Monitoring
 from stacks.components.storage import Storage
 
 
 def program() -> None:
-    Storage(Platform.load())
+    platform = Platform.load()
+    Storage(platform, monitoring=Monitoring(platform))
 
 
 def test_seaweedfs_asks_for_authentication_and_each_bucket_has_a_key_of_its_own(roll_out: Any) -> None:
