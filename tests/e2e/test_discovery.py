@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from tests.e2e.conftest import Platform
 from tests.lab import Host, Lab, LabError
 from tests.lab.fleet import load
 from tests.support.postgres import free_port
+from tests.support.scrape import own_form
 from tests.support.server import ROOT, environment, running, wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
@@ -30,12 +30,6 @@ PREFIX = f"disc{os.environ.get('PYTEST_XDIST_WORKER', '')}"
 NAMES = [f"{PREFIX}-{number}" for number in (1, 2, 3)]
 NODES = 'up{job="node-exporter"}'
 BY_STATE = f"{NODES} * on(hostname) group_left(state) ironyard_host_info"
-# where Prometheus's own name is not the operator's in snake case
-RENAMED = {
-    "httpSDConfigs": "http_sd_configs",
-    "relabelings": "relabel_configs",
-    "metricRelabelings": "metric_relabel_configs",
-}
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +55,6 @@ def lab(prometheus_program: str) -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def hosts(lab: Lab) -> list[Host]:
     return lab.up(load())
-
-
-def own_form(part: Any) -> Any:
-    """A piece of a ScrapeConfig as Prometheus's own configuration spells it."""
-    if isinstance(part, list):
-        return [own_form(item) for item in part]
-    if not isinstance(part, dict):
-        return part
-    return {
-        RENAMED.get(name, re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()): own_form(value)
-        for name, value in part.items()
-    }
 
 
 def configuration(url: str) -> dict[str, Any]:

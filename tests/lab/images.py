@@ -10,6 +10,7 @@ import io
 import os
 import shutil
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.lab.run import LabError, run, say
@@ -47,7 +48,8 @@ def packages() -> list[str]:
     return names
 
 
-def _native() -> bool:
+def native() -> bool:
+    """Whether images can be made from the machine's own distribution."""
     return (
         os.geteuid() == 0
         and bool(shutil.which("mmdebstrap"))
@@ -57,7 +59,7 @@ def _native() -> bool:
 
 def base_tag() -> str:
     release = os_release()
-    system = f"{release.get('ID')}-{release.get('VERSION_CODENAME')}" if _native() else "debian-12"
+    system = f"{release.get('ID')}-{release.get('VERSION_CODENAME')}" if native() else "debian-12"
     inputs = f"{RECIPE} {system} {' '.join(packages())}"
     return f"ironyard-lab-base:{hashlib.sha256(inputs.encode()).hexdigest()[:12]}"
 
@@ -69,7 +71,8 @@ def sources() -> list[str]:
     return [str(path) for path in known if path.exists()][:1]
 
 
-def _bootstrap(target: Path) -> None:
+def bootstrap(target: Path, names: Sequence[str]) -> None:
+    """A tar archive of a small system with these packages. Raises LabError."""
     suite = os_release().get("VERSION_CODENAME", "")
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".part")
@@ -78,7 +81,7 @@ def _bootstrap(target: Path) -> None:
         "mmdebstrap",
         "--variant=minbase",
         "--format=tar",
-        f"--include={','.join(packages())}",
+        f"--include={','.join(names)}",
         '--aptopt=APT::Install-Recommends "false"',
         '--aptopt=Acquire::Languages "none"',
         "--dpkgopt=force-unsafe-io",
@@ -101,14 +104,14 @@ def ensure_base() -> str:
     tag = base_tag()
     if _has(tag):
         return tag
-    if not _native():
+    if not native():
         say("building the base image with the Dockerfile")
         run("docker", "build", "-t", tag, "-f", str(HERE / "image" / "Dockerfile"), str(HERE), timeout=1800)
         return tag
     tarball = CACHE / f"{tag.partition(':')[2]}.tar"
     if not tarball.exists():
         say("building the base image with mmdebstrap (about a minute)")
-        _bootstrap(tarball)
+        bootstrap(tarball, packages())
     say("importing the base image")
     changes = [part for change in CHANGES for part in ("-c", change)]
     run("docker", "import", *changes, str(tarball), tag)
