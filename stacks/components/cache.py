@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
 import pulumi
 from pydantic import Field, SecretStr, model_validator
 
 from stacks.components.base import Component, ComponentSettings, Platform, Resources
+from stacks.components.monitoring import Monitoring
 from stacks.components.network import Allow, guard, metrics
 from stacks.settings import Frozen, Hostname, Quantity
 from stacks.versions import VALKEY
-
-if TYPE_CHECKING:
-    from stacks.components.monitoring import Monitoring
 
 NAMESPACE = "ironyard-cache"
 PORT = 6379

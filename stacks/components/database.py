@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
 import pulumi
 from pydantic import Field, SecretStr, model_validator
 
 from stacks.components.base import PROJECT, Component, ComponentSettings, Platform, Resources
+from stacks.components.monitoring import Monitoring
 from stacks.components.network import Allow, guard, metrics
 from stacks.components.storage import Bucket, Storage
 from stacks.settings import Frozen, Hostname, Quantity
 from stacks.versions import CLOUDNATIVE_PG, POSTGRESQL
-
-if TYPE_CHECKING:
-    from stacks.components.monitoring import Monitoring
 
 MONITORS = "monitoring.coreos.com/v1"
 API = "postgresql.cnpg.io/v1"

@@ -26,6 +26,7 @@ COMMENTED = {
     "harbor": {f"{part}.resources" for part in ("core", "exporter", "jobservice", "nginx", "portal")}
     | {f"{part}.resources" for part in ("database.internal", "redis.internal")}
     | {f"registry.{part}.resources" for part in ("registry", "controller")}
+    | {f"persistence.imageChartStorage.s3.{key}" for key in ("existingSecret", "regionendpoint")}
 }
 
 
