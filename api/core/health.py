@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated
 
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -47,17 +48,26 @@ async def live() -> Live:
 @router.get(
     "/health/ready",
     summary="Can requests and background work be served",
-    responses={503: {"model": Ready, "description": "Not ready; `checks` tells what is missing"}},
+    responses=problems(422)
+    | {503: {"model": Ready, "description": "Not ready; `checks` tells what is missing"}},
 )
-def ready(request: Request, response: Response) -> Ready:
-    """The database answers, its schema is this release's, and a worker was heard of lately."""
+def ready(
+    request: Request,
+    response: Response,
+    worker: Annotated[bool, Query(description="whether a worker has to live as well")] = True,
+) -> Ready:
+    """The database answers, its schema is this release's, and a worker was heard of lately.
+
+    A load balancer leaves the worker out: requests can be answered while none lives.
+    """
     database: Database = request.app.state.database
     silence = request.app.state.settings.worker_timeout
     checks = {
         "database": _try(database, lambda tx: (tx.execute(sa.text("SELECT 1")).scalar_one() == 1, "answers")),
         "migrations": _try(database, lambda tx: _migrated(tx, request.app.state.schema_head)),
-        "worker": _try(database, lambda tx: _worker(tx, silence)),
     }
+    if worker:
+        checks["worker"] = _try(database, lambda tx: _worker(tx, silence))
     all_well = all(check.ok for check in checks.values())
     response.status_code = 200 if all_well else 503
     return Ready(ready=all_well, checks=checks)

@@ -170,9 +170,10 @@ class Gateway(Component[GatewaySettings]):
         namespace: str,
         service: str,
         port: int,
+        paths: Sequence[str] = ("/",),
         after: Sequence[pulumi.Resource] = (),
     ) -> kubernetes.apiextensions.CustomResource | None:
-        """Send `https://host` to a Service; None where there is no gateway.
+        """Send what is under `paths` of `https://host` to a Service; None where there is no gateway.
 
         Requests may take as long as they need: pushes of images and open consoles take hours.
         """
@@ -191,7 +192,7 @@ class Gateway(Component[GatewaySettings]):
                 "hostnames": [host],
                 "rules": [
                     {
-                        "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+                        "matches": [{"path": {"type": "PathPrefix", "value": path}} for path in paths],
                         "backendRefs": [{"name": service, "port": port}],
                         "timeouts": {"request": "0s"},
                     }

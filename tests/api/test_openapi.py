@@ -157,6 +157,8 @@ def test_health_and_metrics(client: Client, fleet: Any) -> None:
     assert ready["checks"]["database"]["ok"]
     assert ready["checks"]["migrations"]["ok"]
     assert ready["checks"]["worker"] == {"ok": False, "detail": "0 alive"}
+    alone = client.ok("GET", "/health/ready?worker=false")
+    assert set(alone["checks"]) == {"database", "migrations"}
     text = client.get("/metrics").text
     assert 'ironyard_hosts{state="idle"} 1.0' in text
     assert f'ironyard_host_info{{host_id="{host_id}",hostname="a",region="test",state="idle"}} 1.0' in text
