@@ -158,7 +158,7 @@ class Certificates(Component[CertificatesSettings]):
         }
         if self.platform.cluster.images:
             values["imageRegistry"] = self.platform.cluster.images
-        if self.settings.acme:
+        if self.settings.acme and self.platform.enabled(Gateway):
             values["config"] = {
                 "apiVersion": "controller.config.cert-manager.io/v1alpha1",
                 "kind": "ControllerConfiguration",
