@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from api.cli import output, platform_config
+from api.cli import output, platform_config, platform_mirror
 from api.cli.commands import group
 from api.cli.exits import Exit, Failure
 from api.cli.options import Json, Yes, confirm
@@ -166,6 +166,7 @@ def unlock(
 
 
 app.command()(platform_config.config)
+app.command()(platform_mirror.mirror)
 
 
 class Run:

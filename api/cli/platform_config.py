@@ -35,13 +35,13 @@ def config(
     from api.cli.platform_target import project_folder
 
     path = file or project_folder(project) / f"Pulumi.{stack}.yaml"
-    faults, sections = checked(_read(path))
+    faults, modes = checked(_read(path))
     if as_json:
-        output.emit({"file": str(path), "ok": not faults, "faults": faults, "sections": sections})
+        output.emit({"file": str(path), "ok": not faults, "faults": faults, "sections": modes})
     if faults:
         raise Failure("\n  ".join([f"{path} is refused.", *faults]), Exit.INVALID)
     if not as_json:
-        output.table(("section", "mode"), sections.items())
+        output.table(("section", "mode"), modes.items())
         output.say(f"{path} is right.")
 
 
@@ -50,15 +50,11 @@ def checked(given: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
 
     Encrypted values are not opened: what is below them is taken as right.
     """
-    from stacks.components.base import PROJECT, read_configuration, section_types
+    from stacks.components.base import read_configuration, section_types
     from stacks.settings import ConfigurationError
 
     sealed: list[str] = []
-    own = {
-        key.removeprefix(f"{PROJECT}:"): _opened(value, key, sealed)
-        for key, value in given.items()
-        if key.startswith(f"{PROJECT}:")
-    }
+    own = sections(given, sealed)
     faults: list[str] = []
     try:
         read_configuration(own)
@@ -68,6 +64,18 @@ def checked(given: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
     if faults:
         return faults, {}
     return [], {name: _mode(model, own.get(name, {})) for name, model in section_types().items()}
+
+
+def sections(given: dict[str, Any], sealed: list[str] | None = None) -> dict[str, Any]:
+    """Section → object of a stack file's `config`; paths of encrypted values are added to `sealed`."""
+    from stacks.components.base import PROJECT
+
+    closed = [] if sealed is None else sealed
+    return {
+        key.removeprefix(f"{PROJECT}:"): _opened(value, key, closed)
+        for key, value in given.items()
+        if key.startswith(f"{PROJECT}:")
+    }
 
 
 def _mode(model: Any, given: dict[str, Any]) -> str:
