@@ -44,7 +44,7 @@ ENVOY = Image("docker.io/envoyproxy/envoy", "distroless-v1.39.0")
 GUACAMOLE = Image("docker.io/guacamole/guacamole", "1.6.0")
 GUACD = Image("docker.io/guacamole/guacd", "1.6.0")
 IRONYARD = Image("ghcr.io/ironyard/ironyard", "0.1.0")
-MLFLOW_SERVER = Image("ghcr.io/mlflow/mlflow", "v3.12.0-full")
+MLFLOW_SERVER = Image("ghcr.io/mlflow/mlflow", "v3.16.1-full")
 POSTGRESQL = Image("ghcr.io/cloudnative-pg/postgresql", "17.11-202608310816-system-trixie")
 SEAWEEDFS_SHELL = Image("docker.io/chrislusf/seaweedfs", "4.44")
 

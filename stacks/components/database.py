@@ -254,7 +254,7 @@ def _hosted(section: Frozen) -> bool:
 
 
 def _backup(bucket: Bucket, retention: str) -> dict[str, Any]:
-    """The Cluster's `backup`, and what its S3 client must be told where the S3 is not Amazon's."""
+    """The Cluster's `backup`, and what its S3 client must be told."""
     keys = ("accessKeyId", "secretAccessKey", "region")
     store = {
         "destinationPath": f"s3://{bucket.name}/",
@@ -264,7 +264,6 @@ def _backup(bucket: Bucket, retention: str) -> dict[str, Any]:
         "data": {"compression": "gzip"},
     }
     spec: dict[str, Any] = {"backup": {"barmanObjectStore": store, "retentionPolicy": retention}}
-    if ".amazonaws.com" not in bucket.endpoint:  # others do not know its newer checksums
-        names = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
-        spec["env"] = [{"name": name, "value": "when_required"} for name in names]
+    if variables := bucket.client_environment:
+        spec["env"] = [{"name": name, "value": value} for name, value in variables.items()]
     return spec

@@ -71,6 +71,14 @@ class Bucket:
     def encrypted(self) -> bool:
         return self.endpoint.startswith("https://")
 
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """Variables for clients made for Amazon's S3: others do not know its newer checksums."""
+        if self.endpoint.rstrip("/").endswith(".amazonaws.com"):
+            return {}
+        names = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
+        return dict.fromkeys(names, "when_required")
+
 
 class Storage(Component[StorageSettings]):
     """Makes one bucket, with a key of its own, for every enabled component that asks for one."""
