@@ -23,10 +23,11 @@ OPEN_ENDINGS = (
 )
 # values that a chart reads though its defaults have them in a comment only
 COMMENTED = {
+    "gpu-operator": {"dcgmExporter.config"},
     "harbor": {f"{part}.resources" for part in ("core", "exporter", "jobservice", "nginx", "portal")}
     | {f"{part}.resources" for part in ("database.internal", "redis.internal")}
     | {f"registry.{part}.resources" for part in ("registry", "controller")}
-    | {f"persistence.imageChartStorage.s3.{key}" for key in ("existingSecret", "regionendpoint")}
+    | {f"persistence.imageChartStorage.s3.{key}" for key in ("existingSecret", "regionendpoint")},
 }
 
 
