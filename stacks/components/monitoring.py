@@ -105,7 +105,7 @@ class Monitoring(Component[MonitoringSettings]):
                 self._register_objects(external.namespace, external.labels, after=space)
         elif self.settings.enabled:
             self._install()
-        self.register_outputs({"url": self.url, "grafana": self._grafana_address()})
+        self.register_outputs({"url": self.url, "grafana": self.grafana_address})
 
     def publish(self, gateway: Gateway) -> None:
         """Give Grafana its public name."""
@@ -119,7 +119,9 @@ class Monitoring(Component[MonitoringSettings]):
                 after=self.ready,
             )
 
-    def _grafana_address(self) -> str | None:
+    @property
+    def grafana_address(self) -> str | None:
+        """Where a browser finds Grafana."""
         shown = self.settings.mode == STACK and self.settings.grafana.enabled
         return f"https://{self.platform.host('grafana')}" if shown else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pulumi
 
+from stacks.components.access import Access
 from stacks.components.base import Platform
 from stacks.components.cache import Cache
 from stacks.components.certificates import Certificates
@@ -12,6 +13,7 @@ from stacks.components.gateway import Gateway
 from stacks.components.gpu import Gpu
 from stacks.components.monitoring import Monitoring
 from stacks.components.queueing import Queueing
+from stacks.components.registry import Registry
 from stacks.components.storage import Storage
 
 platform = Platform.load()
@@ -25,5 +27,15 @@ database = Database(platform, storage=storage, monitoring=monitoring)
 cache = Cache(platform, monitoring=monitoring)
 Gpu(platform, monitoring=monitoring)
 Queueing(platform, monitoring=monitoring)
+registry = Registry(
+    platform, database=database, cache=cache, storage=storage, gateway=gateway, monitoring=monitoring
+)
+access = Access(platform, gateway=gateway)
 
-pulumi.export("storage", storage.buckets and sorted(storage.buckets))
+pulumi.export("grafana", monitoring.grafana_address)
+pulumi.export("grafana_password", monitoring.grafana_password)
+pulumi.export("prometheus", monitoring.url)
+pulumi.export("buckets", sorted(storage.buckets))
+pulumi.export("registry", registry.account and registry.account.url)
+pulumi.export("registry_password", registry.account and registry.account.password)
+pulumi.export("access", access.console and access.console.url)
