@@ -7,6 +7,7 @@ lets Pulumi stop cleanly and ends.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -57,11 +58,10 @@ def run(job: Job, snapshot: dict[str, Any], reporter: Reporter, *, timeout: floa
         end_leftovers(operation_id)
     directory = Path(tempfile.mkdtemp(prefix=f"{DIRECTORY_PREFIX}{reporter.claim.worker}-"))
     try:
-        process = _Process(directory, job, snapshot, _environment(operation_id, job.kubeconfig))
+        process = _Process(directory, job, snapshot, operation_id)
         result, cut_short = _follow(process, reporter, time.monotonic() + timeout)
         words = process.last_words()
     finally:
-        end_leftovers(operation_id)
         shutil.rmtree(directory, ignore_errors=True)
     if reporter.cancelled.is_set() and result.get("status") != "succeeded":
         return Outcome(Event.CANCEL, "Cancelled while it ran; the next sync goes on from there.", result)
@@ -77,30 +77,28 @@ def run(job: Job, snapshot: dict[str, Any], reporter: Reporter, *, timeout: floa
 class _Process:
     """The process and the events that it prints, one JSON document a line."""
 
-    def __init__(
-        self, directory: Path, job: Job, snapshot: dict[str, Any], environment: dict[str, str]
-    ) -> None:
-        self.errors = (directory / "stderr").open("w+b")
-        self._process = subprocess.Popen(  # noqa: S603
-            COMMAND,
-            cwd=directory,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            start_new_session=True,
-        )
+    def __init__(self, directory: Path, job: Job, snapshot: dict[str, Any], operation_id: UUID) -> None:
+        self.operation_id = operation_id
+        self.errors = directory / "stderr"
+        with self.errors.open("wb") as errors:
+            self._process = subprocess.Popen(  # noqa: S603
+                COMMAND,
+                cwd=directory,
+                env=_environment(operation_id, job.kubeconfig),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._input: IO[bytes] = self._process.stdin
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
         self._reader.start()
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has ended already; its last words say why
             self._input.write(json.dumps({"job": asdict(job), "snapshot": snapshot}).encode() + b"\n")
             self._input.flush()
-        except BrokenPipeError:
-            pass  # it has ended already; its last words say why
 
     def _read(self, output: IO[bytes]) -> None:
         with output:
@@ -122,24 +120,21 @@ class _Process:
 
     def stop(self) -> None:
         """Ask it to stop cleanly."""
-        self._input.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._input.close()
 
     def end(self) -> None:
         """What is left of it is killed: the lock that this may leave is found by the next sync."""
-        self._kill()
+        with contextlib.suppress(BrokenPipeError):
+            self._input.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        end_leftovers(self.operation_id)
         self._process.wait()
         self._reader.join()
 
-    def _kill(self) -> None:
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-
     def last_words(self) -> str:
-        self.errors.seek(0)
-        with self.errors as stream:
-            return stream.read().decode(errors="replace").strip()[-1500:] or "no output"
+        return self.errors.read_text(errors="replace").strip()[-1500:] or "no output"
 
 
 def _follow(process: _Process, reporter: Reporter, deadline: float) -> tuple[dict[str, Any], bool]:

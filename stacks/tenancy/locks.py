@@ -1,4 +1,4 @@
-"""The lock of a stack: who holds it, and whether that is a run which was killed."""
+"""The locks of a stack: who holds them, and whether those are runs which were killed."""
 
 from __future__ import annotations
 
@@ -21,34 +21,43 @@ class Holder:
     machine: str
     pid: int
 
-
-def holder_of(message: str) -> Holder | None:
-    """Who holds the lock, as a backend of files or buckets says; None where it does not."""
-    found = HELD.search(message)
-    return Holder(found["user"], found["machine"], int(found["pid"])) if found else None
+    def __str__(self) -> str:
+        return f"process {self.pid} of {self.user} on {self.machine}"
 
 
-def is_left_over(holder: Holder | None, *, dead_machines: Collection[str], again: bool) -> bool:
-    """Whether the holder is gone: a process of this machine that has ended, or a machine whose workers died.
+def holders_of(message: str) -> list[Holder]:
+    """Who holds the locks, as a backend of files or buckets says; nobody where it does not."""
+    return [Holder(row["user"], row["machine"], int(row["pid"])) for row in HELD.finditer(message)]
+
+
+def are_left_over(holders: Collection[Holder], *, dead_machines: Collection[str], again: bool) -> bool:
+    """Whether all are gone: processes of this machine that have ended, or machines whose workers died.
 
     `again`: this is another attempt of a sync whose worker died, so a lock that names nobody was its own.
     """
-    if holder is None:
+    if not holders:
         return again
-    if holder.machine == platform.node():
-        return not _runs_pulumi(holder.pid)
-    return holder.machine in dead_machines
+    return all(
+        not _runs_pulumi(holder.pid) if holder.machine == platform.node() else holder.machine in dead_machines
+        for holder in holders
+    )
 
 
-def wait_for(holder: Holder | None, stopped: threading.Event) -> bool:
-    """Wait a while for a run on this machine to end; True when it has."""
-    if holder is None or holder.machine != platform.node():
+def wait_for(holders: Collection[Holder], stopped: threading.Event) -> bool:
+    """Wait a while for runs on this machine to end; True when they have."""
+    if not holders or any(holder.machine != platform.node() for holder in holders):
         return False
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and not stopped.wait(POLL):
-        if not _runs_pulumi(holder.pid):
+        if not any(_runs_pulumi(holder.pid) for holder in holders):
             return True
     return False
+
+
+def locked_by(holders: Collection[Holder]) -> str:
+    """What to do about locks that somebody may still need."""
+    who = " and ".join(map(str, holders)) or "somebody else"
+    return f"The stack is locked by {who}; if nothing runs there, `pulumi cancel` takes the lock away."
 
 
 def _runs_pulumi(pid: int) -> bool:

@@ -21,13 +21,14 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from stacks.tenancy.locks import Holder, holder_of, is_left_over, wait_for
+from stacks.tenancy.locks import are_left_over, holders_of, locked_by, wait_for
 from stacks.tenancy.settings import PROJECT
 from stacks.tenancy.snapshot import Snapshot
 
 NO_PULUMI = "The Pulumi CLI is not on this worker's PATH: install `pulumi` there and try again."
 COLOUR = re.compile(r"<\{%[^%]*%\}>|\x1b\[[0-9;]*m")
 STATUS = {"error": "failed", "warning": "info"}
+ENDED = "an unhandled error occurred: "  # the engine repeats so how the program ended
 BEGUN, DONE = 10, 95  # percent
 
 
@@ -70,6 +71,7 @@ class Progress:
     percent: int = BEGUN
     errors: list[str] = field(default_factory=list)
     changes: dict[str, int] = field(default_factory=dict)
+    said: set[str] = field(default_factory=set)
 
     def registering(self, _args: Any) -> None:
         self.registered += 1
@@ -95,12 +97,13 @@ class Progress:
             self.tell("step", name="up", progress=percent)
 
     def _diagnostic(self, found: Any) -> None:
-        message = COLOUR.sub("", found.message or "").strip()
+        message = COLOUR.sub("", found.message or "").strip().removeprefix(ENDED)
         severity = str(found.severity)
-        if not message or severity not in ("error", "warning"):
-            return
         where = f"{_name(found.urn)}: " if found.urn else ""
-        if severity == "error" and message not in ("update failed", "preview failed"):
+        if message in ("", "update failed") or severity not in STATUS or where + message in self.said:
+            return
+        self.said.add(where + message)
+        if severity == "error":
             self.errors.append(where + message)
         self._line(STATUS[severity], where.rstrip(": "), message)
 
@@ -118,6 +121,11 @@ def sync(job: Job, snapshot: Snapshot, tell: Teller, stopped: threading.Event) -
     """Bring the cluster in line. Returns the result: status, reason, changes by kind."""
     if shutil.which("pulumi") is None:
         return {"status": "failed", "reason": NO_PULUMI}
+    if job.config_required and not Path(job.config).is_file():
+        return {
+            "status": "failed",
+            "reason": f"The stack's configuration {job.config} is not on this worker.",
+        }
     tell("step", name="prepare", progress=5)
     from pulumi import automation
 
@@ -155,7 +163,7 @@ def _stack(job: Job, program: Callable[[], None]) -> Any:
     passphrase.touch(mode=0o600)
     passphrase.write_text(job.passphrase)
     config = Path(job.config)
-    if config.exists() or job.config_required:
+    if config.exists():
         shutil.copy(config, folder / f"Pulumi.{job.stack}.yaml")
     options = automation.LocalWorkspaceOptions(
         work_dir=str(folder),
@@ -181,19 +189,15 @@ def _up(job: Job, stack: Any, progress: Progress, stopped: threading.Event) -> N
     try:
         up()
     except automation.errors.ConcurrentUpdateError as error:
-        holder = holder_of(str(error))
-        if not is_left_over(holder, dead_machines=job.dead_machines, again=job.again):
-            if not wait_for(holder, stopped):
-                raise
-        else:
-            progress.tell("line", step="up", status="info", message=_taken(holder))
+        holders = holders_of(str(error))
+        if are_left_over(holders, dead_machines=job.dead_machines, again=job.again):
+            said = f"A lock of {holders[0] if holders else 'ours'} is left over from a run that was killed."
+            progress.tell("line", step="up", status="info", message=f"{said} It is taken away.")
             stack.cancel()
+        elif not wait_for(holders, stopped):
+            progress.errors.append(locked_by(holders))
+            raise
         up()
-
-
-def _taken(holder: Holder | None) -> str:
-    who = f" of process {holder.pid} on {holder.machine}" if holder else ""
-    return f"The lock{who} is left over from a run that was killed; it is taken away."
 
 
 def _complaint(text: str) -> str:
