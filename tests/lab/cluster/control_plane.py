@@ -96,9 +96,9 @@ class ControlPlane:
             raise LabError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
-    def _start(self, name: str, *options: str) -> Daemon:
+    def _start(self, name: str, *options: str, **environment: str) -> Daemon:
         daemon = self.daemons[name]
-        daemon.start(self.tools[name], *options, tied=self.tied)
+        daemon.start(self.tools[name], *options, tied=self.tied, environment=environment)
         return daemon
 
     def _start_etcd(self, client: int, peer: int) -> None:
@@ -204,6 +204,8 @@ class ControlPlane:
             "--manage-all-nodes",
             "--node-lease-duration-seconds=40",
             f"--server-address=127.0.0.1:{port}",
+            # Debian's etcd is too old for the streamed lists that newer clients ask for first
+            KUBE_FEATURE_WatchListClient="false",
         )
 
     def _add_nodes(self) -> None:

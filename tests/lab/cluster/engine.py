@@ -92,8 +92,29 @@ class Stack:
     def destroy(self, *options: str, check: bool = True) -> Result:
         return self._run("destroy", "--yes", "--skip-preview", *options, check=check)
 
+    def preview_under(self, *packs: Path, environment: Mapping[str, str]) -> Result:
+        """A preview that policy packs may refuse; `environment` as a lab has it for policies."""
+        began = time.monotonic()
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "tests.lab.cluster.inline"),
+                *(str(self.project), str(self.folder), self.name, *map(str, packs)),
+            ],
+            cwd=ROOT,
+            env={**self._env(), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        return Result(done.returncode, {}, {}, [], done.stdout + done.stderr, time.monotonic() - began)
+
     def cancel(self) -> None:
         self._pulumi("cancel", "--yes", self.name, check=True)
+
+    def unprotect(self) -> None:
+        if self.resources():
+            self._pulumi("state", "unprotect", "--all", "--yes", *self._stack(), check=True)
 
     def outputs(self) -> dict[str, Any]:
         """The stack's outputs; secret ones as the engine hides them."""

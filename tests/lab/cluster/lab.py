@@ -16,6 +16,7 @@ from tests.lab.cluster.engine import environment
 from tests.lab.cluster.registry import Registry
 
 PROVIDER = "pulumi-resource-kubernetes"
+HOST = ("pulumi-language-python", "pulumi-language-python-exec")
 NAMED = "IRONYARD_KUBERNETES_PROVIDER"
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(os.environ.get("IRONYARD_CLUSTER_DIR", ROOT / ".ironyard" / "cluster"))
@@ -48,30 +49,45 @@ class ClusterLab:
         """Variables with which `pulumi`, `helm` and `kubectl` use this lab."""
         return environment(self.bin, self.control_plane.kubeconfig, self.folder)
 
+    @property
+    def policy_environment(self) -> dict[str, str]:
+        """Another PATH, without the language host that was built here.
+
+        It is older than the engine, which would start policy packs through it, and it cannot.
+        """
+        return environment(self.folder / "bin-policies", self.control_plane.kubeconfig, self.folder)
+
     def up(self, pins: Iterable[charts.Pin], contracts: Path) -> None:
         """An empty API and a registry with one chart a pin; what runs already stays."""
         self.tools.link(self.bin)
-        self._place_provider()
+        self._place_provider(self.bin)
+        self.tools.link(self.folder / "bin-policies", leave_out=HOST)
+        self._place_provider(self.folder / "bin-policies")
         self.control_plane.start()
         if not self.registry.running:
             self.registry.start()
             charts.publish(pins, contracts, self.folder / "charts", self.registry.charts, self.tools)
-        self.env_file.write_text(
-            "".join(f"export {key}={shlex.quote(value)}\n" for key, value in self.environment.items())
-        )
+        self._write_env_file()
 
     def down(self) -> None:
         self.registry.stop()
         self.control_plane.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _write_env_file(self) -> None:
+        programs = shlex.quote(str(Path(sys.executable).parent))
+        lines = [f'export PATH={programs}:"$PATH":{shlex.quote(str(self.bin))}']
+        lines += [f"export {k}={shlex.quote(v)}" for k, v in self.environment.items() if k != "PATH"]
+        self.env_file.write_text("\n".join(lines) + "\n")
+
     @property
     def env_file(self) -> Path:
         return self.folder / "env.sh"
 
-    def _place_provider(self) -> None:
+    @staticmethod
+    def _place_provider(folder: Path) -> None:
         """The real provider where there is one (on PATH or named by a variable), else the stand-in."""
-        place = self.bin / PROVIDER
+        place = folder / PROVIDER
         place.unlink(missing_ok=True)
         named = os.environ.get(NAMED)
         if named:

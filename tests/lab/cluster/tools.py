@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,10 +91,10 @@ class Tools:
     def __getitem__(self, name: str) -> str:
         return str(self.programs[name])
 
-    def link(self, folder: Path) -> Path:
+    def link(self, folder: Path, *, leave_out: Sequence[str] = ()) -> Path:
         """A folder for PATH that holds what PATH lacks."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in self.built:
+        for name in self.built - set(leave_out):
             place = folder / name
             place.unlink(missing_ok=True)
             place.symlink_to(self.programs[name])
