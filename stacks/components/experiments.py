@@ -14,13 +14,12 @@ from stacks.components.database import MONITORS, Database
 from stacks.components.gateway import Gateway
 from stacks.components.keys import fingerprint
 from stacks.components.monitoring import Monitoring
-from stacks.components.network import Allow, guard, metrics
+from stacks.components.network import FACADE, Allow, guard, metrics
 from stacks.components.storage import Bucket, Storage
 from stacks.settings import Frozen, HttpAddress
 from stacks.versions import MLFLOW, MLFLOW_SERVER
 
 NAMESPACE = "ironyard-experiments"
-FACADE = "ironyard-system"
 NAME = "mlflow"
 PORT = 5000
 PODS = {"app.kubernetes.io/name": NAME}

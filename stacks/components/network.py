@@ -12,6 +12,7 @@ import pulumi_kubernetes as kubernetes
 from stacks.components.base import MANAGED, Component
 
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
+FACADE = "ironyard-system"
 GATEWAY = "ironyard-gateway"
 MONITORING = "ironyard-monitoring"
 

@@ -15,13 +15,12 @@ from stacks.components.gateway import Gateway
 from stacks.components.harbor import Backends, Parts, scanner
 from stacks.components.keys import KeyPair, fingerprint
 from stacks.components.monitoring import Monitoring
-from stacks.components.network import Allow, guard, metrics
+from stacks.components.network import FACADE, Allow, guard, metrics
 from stacks.components.storage import Storage
 from stacks.settings import Frozen, HttpAddress, Quantity
 from stacks.versions import HARBOR
 
 NAMESPACE = "ironyard-registry"
-FACADE = "ironyard-system"
 SERVICE = "harbor"
 PORT = 80
 NGINX = {"app": "harbor", "component": "nginx"}
