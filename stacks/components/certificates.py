@@ -8,7 +8,8 @@ import pulumi
 from pydantic import Field, model_validator
 
 from stacks.components.base import Component, ComponentSettings, Platform, Resources
-from stacks.components.gateway import GATEWAY_API, Gateway, Issuer
+from stacks.components.envoy import GATEWAY_API
+from stacks.components.gateway import Gateway, Issuer
 from stacks.components.monitoring import Monitoring
 from stacks.components.network import Allow, guard, metrics
 from stacks.settings import Frozen, HttpAddress, Name

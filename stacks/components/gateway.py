@@ -10,18 +10,17 @@ import pulumi
 import pulumi_kubernetes as kubernetes
 from pydantic import Field, model_validator
 
+from stacks.components import envoy
 from stacks.components.base import Component, ComponentSettings, Platform, Resources
+from stacks.components.envoy import ENVOY_API, GATEWAY_API
 from stacks.components.monitoring import Monitoring
 from stacks.components.network import GATEWAY as NAMESPACE
 from stacks.components.network import Allow, guard, metrics
 from stacks.settings import Frozen, Name
-from stacks.tenancy.names import WORKSPACE_ID
-from stacks.versions import ENVOY, ENVOY_GATEWAY
+from stacks.versions import ENVOY_GATEWAY
 
 NAME = "ironyard"
 TLS_SECRET = "ironyard-tls"  # noqa: S105  # a name, not a value
-GATEWAY_API = "gateway.networking.k8s.io"
-ENVOY_API = "gateway.envoyproxy.io"
 
 
 class ExternalGateway(Frozen):
@@ -88,17 +87,15 @@ class Gateway(Component[GatewaySettings]):
             self,
             NAMESPACE,
             [
-                Allow(
-                    "clients", pods={"app.kubernetes.io/name": "envoy"}, ports=(10080, 10443), anywhere=True
-                ),
-                metrics(19001),
+                Allow("clients", pods=envoy.PODS, ports=envoy.PORTS, anywhere=True),
+                metrics(envoy.METRICS_PORT),
             ],
             after=[space],
         )
         release = self.install(
             ENVOY_GATEWAY,
             namespace=NAMESPACE,
-            values=self._values(),
+            values=envoy.chart_values(self.platform),
             after=[*monitoring.definitions, *closed],
         )
         proxy = self.custom(
@@ -106,17 +103,32 @@ class Gateway(Component[GatewaySettings]):
             "EnvoyProxy",
             NAME,
             namespace=NAMESPACE,
-            spec=self._proxy(),
+            spec=envoy.proxy(
+                self.platform,
+                replicas=self.settings.replicas or self.platform.replicas,
+                resources=self.settings.resources,
+                service=self.settings.service,
+                annotations=self.settings.service_annotations,
+            ),
             after=[release],
         )
         grade = self.custom(
             f"{GATEWAY_API}/v1",
             "GatewayClass",
             NAME,
-            spec={"controllerName": "gateway.envoyproxy.io/gatewayclass-controller"},
+            spec={"controllerName": envoy.CONTROLLER},
             after=[release],
         )
         self.ready = [proxy, grade]
+        if monitoring.watches:
+            self.custom(
+                "monitoring.coreos.com/v1",
+                "PodMonitor",
+                NAME,
+                namespace=NAMESPACE,
+                spec=envoy.METRICS,
+                after=monitoring.definitions,
+            )
 
     def encrypt(self, issuer: Issuer | None) -> None:
         """Open the Gateway with the certificates of `issuer`.
@@ -130,7 +142,11 @@ class Gateway(Component[GatewaySettings]):
         own_names = issuer is not None and not issuer.wildcards
         if issuer is not None and issuer.wildcards:
             self._certificate("wildcard", TLS_SECRET, [f"*.{domain}", domain], issuer)
-        listeners = [self._http()] if own_names else [self._http(), self._https(f"*.{domain}", TLS_SECRET)]
+        listeners = (
+            [envoy.http_listener()]
+            if own_names
+            else [envoy.http_listener(), envoy.https_listener(f"*.{domain}", TLS_SECRET)]
+        )
         gateway = self.custom(
             f"{GATEWAY_API}/v1",
             "Gateway",
@@ -149,7 +165,9 @@ class Gateway(Component[GatewaySettings]):
             "ClientTrafficPolicy",
             NAME,
             namespace=NAMESPACE,
-            spec=self._policy(),
+            spec=envoy.client_policy(
+                NAME, minimum_tls=self.settings.minimum_tls, idle_timeout=self.settings.idle_timeout
+            ),
             after=[gateway],
         )
         redirect = self.custom(
@@ -157,7 +175,7 @@ class Gateway(Component[GatewaySettings]):
             "HTTPRoute",
             "to-https",
             namespace=NAMESPACE,
-            spec={"parentRefs": [self._parent(section="http")], "rules": [TO_HTTPS]},
+            spec={"parentRefs": [self._parent(section="http")], "rules": [envoy.TO_HTTPS]},
             after=[gateway],
         )
         self.ready = [gateway, policy, redirect]
@@ -211,7 +229,7 @@ class Gateway(Component[GatewaySettings]):
             namespace=NAMESPACE,
             spec={
                 "parentRef": {"group": GATEWAY_API, "kind": "Gateway", "name": NAME},
-                "listeners": [self._https(host, f"{name}-tls")],
+                "listeners": [envoy.https_listener(host, f"{name}-tls")],
             },
             after=self.ready,
         )
@@ -244,60 +262,3 @@ class Gateway(Component[GatewaySettings]):
             "namespace": self.parent_namespace,
         }
         return parent | ({"sectionName": section} if section else {})
-
-    @staticmethod
-    def _http() -> dict[str, Any]:
-        same = {"namespaces": {"from": "Same"}}
-        return {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": same}
-
-    @staticmethod
-    def _https(host: str, secret: str) -> dict[str, Any]:
-        """Open to routes of the platform's namespaces, not to those of workspaces."""
-        selector = {
-            "matchLabels": {"app.kubernetes.io/part-of": "ironyard"},
-            "matchExpressions": [{"key": WORKSPACE_ID, "operator": "DoesNotExist"}],
-        }
-        certificate = {"group": "", "kind": "Secret", "name": secret}
-        return {
-            "name": "https",
-            "port": 443,
-            "protocol": "HTTPS",
-            "hostname": host,
-            "tls": {"mode": "Terminate", "certificateRefs": [certificate]},
-            "allowedRoutes": {"namespaces": {"from": "Selector", "selector": selector}},
-        }
-
-    def _policy(self) -> dict[str, Any]:
-        idle = self.settings.idle_timeout
-        http = {"requestHeadersReceivedTimeout": "30s", "idleTimeout": idle, "streamIdleTimeout": idle}
-        return {
-            "targetRefs": [{"group": GATEWAY_API, "kind": "Gateway", "name": NAME}],
-            "tls": {"minVersion": self.settings.minimum_tls},
-            "timeout": {"http": http},
-        }
-
-    def _proxy(self) -> dict[str, Any]:
-        settings, replicas = self.settings, self.settings.replicas or self.platform.replicas
-        container = {"image": self.platform.image(ENVOY), "resources": settings.resources.render()}
-        kubernetes_ = {
-            "envoyDeployment": {"replicas": replicas, "container": container},
-            "envoyService": {"type": settings.service, "annotations": settings.service_annotations},
-        }
-        if replicas > 1:
-            kubernetes_["envoyPDB"] = {"minAvailable": 1}
-        return {"provider": {"type": "Kubernetes", "kubernetes": kubernetes_}}
-
-    def _values(self) -> dict[str, Any]:
-        control = Resources(cpu="100m", memory="512Mi", cpu_limit="1", memory_limit="1Gi").render()
-        return {
-            "global": {"imageRegistry": self.platform.cluster.images or ""},
-            "deployment": {"replicas": self.platform.replicas, "envoyGateway": {"resources": control}},
-            "podDisruptionBudget": {"minAvailable": 1 if self.platform.cluster.high_availability else 0},
-            "certgen": {"job": {"resources": Resources(cpu="100m", memory="128Mi").render()}},
-            "topologyInjector": {"enabled": False},
-        }
-
-
-TO_HTTPS: dict[str, Any] = {
-    "filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https", "statusCode": 301}}]
-}

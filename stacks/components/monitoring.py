@@ -221,5 +221,11 @@ class Monitoring(Component[MonitoringSettings]):
 
 ALLOWED: list[Allow] = [
     Allow("webhook", pods={"app": f"{STACK}-operator"}, ports=(10250,), anywhere=True),
+    Allow(
+        "queries",
+        namespaces=("ironyard-system",),
+        pods={"app.kubernetes.io/name": "prometheus"},
+        ports=(9090,),
+    ),
     Allow("grafana", namespaces=(GATEWAY,), pods={"app.kubernetes.io/name": "grafana"}, ports=(3000,)),
 ]

@@ -182,6 +182,12 @@ def test_cert_manager_is_watched_only_where_somebody_watches(roll_out: Any) -> N
         assert values["prometheus"]["servicemonitor"]["enabled"] is watches
 
 
+def test_the_proxies_are_watched_where_somebody_watches(roll_out: Any) -> None:
+    (monitor,) = objects(roll(roll_out), "PodMonitor")
+    assert monitor["metadata"]["namespace"] == "ironyard-gateway"
+    assert objects(roll(roll_out, watches=False), "PodMonitor") == []
+
+
 def test_only_the_gateway_s_service_is_open_to_the_world(roll_out: Any) -> None:
     seen = roll(roll_out, gateway={"service": "NodePort"})
     service = spec(seen, "EnvoyProxy", "ironyard")["provider"]["kubernetes"]["envoyService"]
