@@ -9,6 +9,7 @@ from stacks.components.base import Platform
 from stacks.components.cache import Cache
 from stacks.components.certificates import Certificates
 from stacks.components.database import Database
+from stacks.components.facade import Facade
 from stacks.components.gateway import Gateway
 from stacks.components.gpu import Gpu
 from stacks.components.monitoring import Monitoring
@@ -31,7 +32,9 @@ registry = Registry(
     platform, database=database, cache=cache, storage=storage, gateway=gateway, monitoring=monitoring
 )
 access = Access(platform, gateway=gateway)
+facade = Facade(platform, database=database, gateway=gateway, monitoring=monitoring)
 
+pulumi.export("url", facade.url)
 pulumi.export("grafana", monitoring.grafana_address)
 pulumi.export("grafana_password", monitoring.grafana_password)
 pulumi.export("prometheus", monitoring.url)
