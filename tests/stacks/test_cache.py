@@ -88,7 +88,7 @@ def test_air_gapped_images_come_from_the_mirror(roll_out: Any) -> None:
 
 @pytest.mark.parametrize("config", [EXTERNAL, {"mode": "off"}])
 def test_nothing_is_installed_where_it_is_external_or_off(roll_out: Any, config: dict[str, Any]) -> None:
-    given = {"cache": config, "queue": {"mode": "off"}}
+    given: dict[str, Any] = {"cache": config, "queue": {"mode": "off"}}
     assert [r for r in roll(roll_out, **given).resources if r.type.startswith("kubernetes:")] == []
 
 
