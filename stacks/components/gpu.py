@@ -19,6 +19,7 @@ from stacks.components.base import (
 )
 from stacks.components.monitoring import Monitoring
 from stacks.components.network import guard, metrics
+from stacks.components.prometheus import BY_NODE
 from stacks.settings import Name
 from stacks.versions import DCGM_EXPORTER, GPU_OPERATOR
 
@@ -36,8 +37,6 @@ REPOSITORIES = {
 }
 SMALL = Resources(cpu="50m", memory="256Mi", cpu_limit="500m")
 BUILDER = Resources(cpu="500m", memory="4Gi", cpu_limit="4")
-# a series is told by the node's name, as those of bare-metal hosts are by the ledger's
-BY_NODE = [{"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "hostname"}]
 
 
 class GpuSettings(ComponentSettings):

@@ -15,7 +15,7 @@ RECEIVERS_SECRET = "alertmanager-receivers"  # noqa: S105
 WEBHOOK_KEY = "webhook"
 SELECTORS = ("rule", "serviceMonitor", "podMonitor", "probe", "scrapeConfig")
 FULL_AT = 0.85  # share of the volume; the write-ahead log needs the rest
-# node exporter's series are told by the node's name, as those of bare-metal hosts are by the ledger's
+# series of a node are told by its name, as those of bare-metal hosts are by the ledger's
 BY_NODE = [{"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "hostname"}]
 SMALL = Resources(cpu="50m", memory="128Mi", cpu_limit="500m")
 MEBIBYTES = {"": 2**-20, "k": 1e3 / 2**20, "M": 1e6 / 2**20, "G": 1e9 / 2**20, "T": 1e12 / 2**20}
