@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.lab.run import LabError
@@ -39,7 +39,7 @@ class Daemon:
         self.log = folder / f"{name}.log"
         self.pid_file = folder / f"{name}.pid"
 
-    def start(self, *argv: str, tied: bool, environment: Mapping[str, str] | None = None) -> None:
+    def start(self, *argv: str, tied: bool) -> None:
         """`tied`: the kernel ends the program when the one that started it dies."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
@@ -49,10 +49,9 @@ class Daemon:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, **(environment or {})},
                 preexec_fn=_die_with_parent if tied else None,  # noqa: PLW1509 (no threads touch it)
             )
-        self.pid_file.write_text(str(program.pid))
+        self.pid_file.write_text(f"{program.pid} {_born(program.pid)}")
         # it is followed by its pid; this keeps the interpreter from warning about a child it forgot
         program.returncode = 0
 
@@ -60,12 +59,11 @@ class Daemon:
     def pid(self) -> int | None:
         """While it runs, else None; a pid that another program has now does not count."""
         with contextlib.suppress(OSError, ValueError):
-            pid = int(self.pid_file.read_text())
+            pid, born = self.pid_file.read_text().split()
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
-            if Path(os.fsdecode(command)).name == self.name:
-                return pid
+                os.waitpid(int(pid), os.WNOHANG)
+            if _born(int(pid)) == born:
+                return int(pid)
         return None
 
     def stop(self) -> None:
@@ -96,6 +94,14 @@ class Daemon:
                     f"{self.name} is not ready after {seconds:.0f} s; see {self.log}: {self.last_words()}"
                 )
             time.sleep(0.1)
+
+
+def _born(pid: int) -> str | None:
+    """When a living process began, in the kernel's ticks."""
+    with contextlib.suppress(OSError):
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else numbers[18]
+    return None
 
 
 def answers(port: int) -> bool:

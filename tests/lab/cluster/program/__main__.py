@@ -41,6 +41,7 @@ web = kubernetes.apps.v1.Deployment(
     spec={
         "replicas": settings.get("replicas", 1),
         "selector": {"match_labels": labels},
+        **settings.get("more", {}),
         "template": {
             "metadata": {"labels": labels},
             "spec": {"containers": [container], "node_selector": settings.get("node_selector", {})},
@@ -70,23 +71,24 @@ kubernetes.batch.v1.Job(
     },
     opts=within,
 )
-if charts := settings.get("charts"):
-    definitions = kubernetes.helm.v3.Release(
-        "definitions",
-        name=f"{settings['namespace']}-definitions",
+for chart, version in settings.get("releases", {}).items():
+    release = kubernetes.helm.v3.Release(
+        chart,
+        name=f"{settings['namespace']}-{chart}",
         namespace=name,
-        chart=f"{charts}/prometheus-operator-crds",
-        version=settings["definitions_version"],
-        timeout=60,
+        chart=f"{settings['charts']}/{chart}",
+        version=version,
+        timeout=120,
         opts=within,
     )
-    kubernetes.apiextensions.CustomResource(
-        "rule",
-        api_version="monitoring.coreos.com/v1",
-        kind="PrometheusRule",
-        metadata={"name": "rule", "namespace": name},
-        spec=settings.get("rule", {"groups": []}),
-        opts=pulumi.ResourceOptions(provider=provider, depends_on=[definitions]),
-    )
+    if chart == "prometheus-operator-crds":
+        kubernetes.apiextensions.CustomResource(
+            "rule",
+            api_version="monitoring.coreos.com/v1",
+            kind="PrometheusRule",
+            metadata={"name": "rule", "namespace": name},
+            spec={"groups": []},
+            opts=pulumi.ResourceOptions(provider=provider, depends_on=[release]),
+        )
 pulumi.export("password", secret.string_data)
 pulumi.export("address", service.status["load_balancer"]["ingress"][0]["ip"])
