@@ -155,12 +155,13 @@ class Database(Component[DatabaseSettings]):
         callers = sorted({user.namespace for user in self._users()})
         webhook = Allow("webhook", ports=[9443], pods=OPERATOR, anywhere=True)
         clients = [Allow("clients", namespaces=callers, ports=[PORT], pods=INSTANCES)] if callers else []
-        guard(self, NAMESPACE, [*clients, webhook, metrics(9187, 8080)], after=[space])
+        # the operator needs them, so that they outlive the stack together with its data
+        closed = guard(self, NAMESPACE, [*clients, webhook, metrics(9187, 8080)], after=[space])
         operator = self.install(
             CLOUDNATIVE_PG,
             namespace=NAMESPACE,
             values=self._values(monitoring),
-            after=[space, *monitoring.definitions],
+            after=[*closed, *monitoring.definitions],
         )
         cluster = self._make_cluster(operator, storage)
         if monitoring.watches:

@@ -122,7 +122,8 @@ class Storage(Component[StorageSettings]):
         space = self.create_namespace(NAMESPACE, security="baseline", protect=True)
         s3 = {"app.kubernetes.io/component": "s3"}
         allows = [Allow("s3", namespaces=users, ports=(S3_PORT,), pods=s3)] if users else []
-        guard(self, NAMESPACE, [*allows, metrics(METRICS_PORT)], after=[space])
+        # the release needs them, so that they outlive the stack together with its data
+        closed = guard(self, NAMESPACE, [*allows, metrics(METRICS_PORT)], after=[space])
         endpoint = f"http://seaweedfs-s3.{NAMESPACE}.svc:{S3_PORT}"
         for name in wanted:
             access = self.generate(f"{name}-access-key", length=20)
@@ -138,7 +139,7 @@ class Storage(Component[StorageSettings]):
             SEAWEEDFS,
             namespace=NAMESPACE,
             values=self._values(),
-            after=[keys, *self.definitions],
+            after=[keys, *closed, *self.definitions],
             protect=True,
         )
         self.ready = [self._make_buckets(wanted, release)] if wanted else [release]
