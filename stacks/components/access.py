@@ -209,7 +209,7 @@ class Access(Component[AccessSettings]):
                 "selector": _app(server.name),
                 "ports": [{"name": "main", "port": server.port, "target_port": "main"}],
             },
-            opts=self.options(after=after),
+            opts=self.options(after=[*after, deployment]),
         )
         return deployment
 

@@ -69,7 +69,7 @@ class Facade(Component[FacadeSettings]):
             self._deploy(self.worker, stamps, settings.workers, [migrated, *rights]),
         ]
         self._keep_available(space)
-        self.ready = [*served, self._publish(gateway, space)]
+        self.ready = [*served, self._publish(gateway, served)]
         if monitoring.watches:
             self._watch([*monitoring.definitions, space])
 
@@ -212,7 +212,8 @@ class Facade(Component[FacadeSettings]):
     def _metadata(self, role: pods.Role) -> dict[str, Any]:
         return {"name": role.name, "namespace": NAMESPACE, "labels": role.labels}
 
-    def _publish(self, gateway: Gateway, space: pulumi.Resource) -> pulumi.Resource:
+    def _publish(self, gateway: Gateway, served: list[pulumi.Resource]) -> pulumi.Resource:
+        # after the pods: a Service without them is waited for, and a roll-out that fails would hang there
         service: pulumi.Resource = kubernetes.core.v1.Service(
             f"{NAMESPACE}-{self.api.name}",
             metadata=self._metadata(self.api),
@@ -221,7 +222,7 @@ class Facade(Component[FacadeSettings]):
                 "selector": self.api.selector,
                 "ports": [{"name": "http", "port": pods.PORT, "target_port": "http", "protocol": "TCP"}],
             },
-            opts=self.options(after=[space]),
+            opts=self.options(after=served),
         )
         host = self.platform.host(self.settings.name)
         routed = gateway.route(
