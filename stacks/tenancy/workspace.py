@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pulumi
@@ -137,14 +138,16 @@ class Workspace(pulumi.ComponentResource):
             members={member.email: member.role for member in self.record.members},
             opts=self._options(keep=not registry.delete_projects),
         )
-        login = pulumi.Output.all(project.robot, project.robot_secret).apply(
-            lambda parts: {"auths": {url.partition("://")[2].rstrip("/"): _login(*parts)}}
+        server = url.partition("://")[2].rstrip("/")
+        login: pulumi.Output[str] = pulumi.Output.all(project.robot, project.robot_secret).apply(
+            lambda parts: json.dumps({"auths": {server: _login(*parts)}}, sort_keys=True)
         )
+        sealed: pulumi.Output[str] = pulumi.Output.secret(login)
         kubernetes.core.v1.Secret(
             f"{self.name}-{PULL_SECRET}",
             metadata=self._metadata(PULL_SECRET),
             type="kubernetes.io/dockerconfigjson",
-            string_data={".dockerconfigjson": pulumi.Output.secret(pulumi.Output.json_dumps(login))},
+            string_data={".dockerconfigjson": sealed},
             opts=self._options(namespace),
         )
         return True
