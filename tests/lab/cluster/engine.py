@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+LOOKING = {"read", "refresh", "same"}
 PASSPHRASE = "correct horse battery staple"
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -36,7 +37,7 @@ class Result:
     @property
     def changed(self) -> int:
         """Resources created, updated, replaced or deleted."""
-        return sum(count for operation, count in self.changes.items() if operation not in {"same", "read"})
+        return sum(count for operation, count in self.changes.items() if operation not in LOOKING)
 
     @property
     def problem(self) -> str:
@@ -205,7 +206,7 @@ def _read(events: Path, done: subprocess.CompletedProcess[str], seconds: float) 
     for event in map(json.loads, lines):
         if summary := event.get("summaryEvent"):
             changes = summary.get("resourceChanges") or {}
-        if (before := event.get("resourcePreEvent")) and before["metadata"]["op"] != "same":
+        if (before := event.get("resourcePreEvent")) and before["metadata"]["op"] not in LOOKING:
             operations[before["metadata"]["urn"]] = before["metadata"]["op"]
         if (said := event.get("diagnosticEvent")) and said["severity"] == "error":
             problems.append(said["message"].strip())

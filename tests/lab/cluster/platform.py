@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from api.cli.platform_destroy import divided
+from stacks.components.base import ComponentSettings, section_types
 from tests.lab.cluster.engine import ROOT, Stack
 from tests.lab.cluster.lab import ClusterLab
 
@@ -26,6 +27,12 @@ def configuration(lab: ClusterLab, sections: Mapping[str, Any]) -> dict[str, Any
         **sections.get("cluster", {}),
     }
     return {f"{PROJECT}:{name}": value for name, value in {**sections, "cluster": cluster}.items()}
+
+
+def only(*names: str) -> dict[str, Any]:
+    """Every component switched off but these: for what is about runs, not about the whole platform."""
+    parts = (name for name, model in section_types().items() if issubclass(model, ComponentSettings))
+    return {name: {"mode": "off"} for name in parts if name not in names}
 
 
 def platform_stack(lab: ClusterLab, folder: Path, **sections: Any) -> Stack:

@@ -51,7 +51,7 @@ web = kubernetes.apps.v1.Deployment(
 )
 service = kubernetes.core.v1.Service(
     "web",
-    metadata={"name": "web", "namespace": name},
+    metadata={"name": "web", "namespace": name, "annotations": settings.get("annotations", {})},
     spec={"selector": labels, "type": "LoadBalancer", "ports": [{"port": 80, "target_port": 8080}]},
     opts=within,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -67,12 +68,14 @@ async def serve(engine: str) -> None:
     servicer = Servicer(sys.argv[1:], version("pulumi-kubernetes"), service, engine)
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
     await server.start()
     print(port, flush=True)
-    try:
-        await server.wait_for_termination()
-    finally:
-        service.close()
+    await ended.wait()
+    service.close()
+    await server.stop(grace=None)
 
 
 if __name__ == "__main__":

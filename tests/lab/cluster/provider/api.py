@@ -101,12 +101,13 @@ class Api:
         status, text = self._sent(method, path, None if body is None else json.dumps(body), kind)
         try:
             answer = json.loads(text)
-        except ValueError:
-            answer = {"message": text.strip()}
-        if status in {502, 503, 504}:
-            said = answer.get("message", "")
-            raise Unreachable(f"The cluster's API gives no answer. {self._named()}: {said}")
-        if status >= 400:
+        except ValueError as error:  # the proxy's own words: the API has only documents to say
+            raise Unreachable(
+                f"The cluster's API gives no answer. {self._named()}: {text.strip()}"
+            ) from error
+        if status == http.HTTPStatus.UNAUTHORIZED:
+            raise Unreachable(f"The cluster's API does not let us in. {self._named()}: {answer['message']}")
+        if status >= http.HTTPStatus.BAD_REQUEST:
             raise Refused(status, answer.get("message") or f"the API answered {status}")
         return answer
 

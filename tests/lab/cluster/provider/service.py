@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pulumi.provider.experimental import provider as sdk
 from pulumi.provider.experimental.property_value import PropertyValue
+from pulumi.runtime.proto.provider_pb2 import DiffResponse
 
 from tests.lab.cluster.provider.api import Api
 from tests.lab.cluster.provider.documents import (
@@ -46,7 +47,9 @@ class Kubernetes(sdk.Provider):
 
     async def diff_config(self, request: sdk.DiffRequest) -> sdk.DiffResponse:
         changed = [p for p, _ in differences(document(request.old_state), document(request.new_inputs))]
-        return sdk.DiffResponse(changes=bool(changed), diffs=changed)
+        # here the SDK hands the value on as it is, and the protocol's enumeration has "none" for true
+        some = DiffResponse.DIFF_SOME if changed else DiffResponse.DIFF_NONE
+        return sdk.DiffResponse(changes=some, diffs=changed)
 
     async def configure(self, request: sdk.ConfigureRequest) -> sdk.ConfigureResponse:
         settings = {key: value for key, value in document(request.args).items() if isinstance(value, str)}
