@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
@@ -170,13 +171,24 @@ def _stack(job: Job, program: Callable[[], None]) -> Any:
         project_settings=automation.ProjectSettings(name=PROJECT, runtime="python"),
         secrets_provider="passphrase",
         env_vars={
-            "PULUMI_BACKEND_URL": job.backend,
+            "PULUMI_BACKEND_URL": without_side_files(job.backend),
             "PULUMI_CONFIG_PASSPHRASE_FILE": str(passphrase),
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_SKIP_CONFIRMATIONS": "true",
         },
     )
     return automation.create_or_select_stack(job.stack, project_name=PROJECT, program=program, opts=options)
+
+
+def without_side_files(backend: str) -> str:
+    """A backend of files keeps a second file beside each, not written at once: a run killed then leaves a
+    state that cannot be read. They hold nothing that is needed.
+    """
+    parts = urlsplit(backend)
+    if parts.scheme != "file" or "metadata=" in parts.query:
+        return backend
+    query = "&".join(filter(None, (parts.query, "metadata=skip")))
+    return f"file://{parts.netloc}{parts.path}?{query}"
 
 
 def _up(job: Job, stack: Any, progress: Progress, stopped: threading.Event) -> None:

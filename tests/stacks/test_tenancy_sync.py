@@ -22,7 +22,7 @@ from stacks.tenancy.locks import Holder, are_left_over, holders_of, locked_by
 from stacks.tenancy.program import read_facade
 from stacks.tenancy.settings import read
 from stacks.tenancy.snapshot import FacadeError, Snapshot, fetch
-from stacks.tenancy.sync import Progress, Teller
+from stacks.tenancy.sync import Progress, Teller, without_side_files
 
 HERE = platform.node()
 REFUSED = (
@@ -197,3 +197,17 @@ def test_the_engine_s_events_are_steps_lines_and_reasons() -> None:
     ]
     assert progress.errors == ["Namespace ws-vision: forbidden"]
     assert progress.changes == {"create": 1, "same": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("file:///var/lib/x", "file:///var/lib/x?metadata=skip"),
+        ("file://~/x", "file://~/x?metadata=skip"),
+        ("file:///x?no_tmp_dir=true", "file:///x?no_tmp_dir=true&metadata=skip"),
+        ("file:///x?metadata=skip", "file:///x?metadata=skip"),
+        ("s3://bucket/x?region=eu", "s3://bucket/x?region=eu"),
+    ],
+)
+def test_a_state_in_files_has_none_beside_it_that_a_kill_could_spoil(given: str, used: str) -> None:
+    assert without_side_files(given) == used

@@ -255,7 +255,7 @@ def test_a_worker_killed_with_all_of_its_processes_is_followed_by_another(
         worker.wait()
     with platform.start_worker():
         done = platform.settled()
-    assert (done["state"], done["attempt"]) == ("succeeded", 2), platform.log(done)
+    assert (done["state"], done["attempt"]) == ("succeeded", 2), (done["reason"], platform.log(done))
     assert any("is left over from a run that was killed" in line for line in platform.log(done))
     assert set(wanted) <= set(cluster.names("clusterqueues"))
     assert platform.stack.up().changed == 0
