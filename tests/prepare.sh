@@ -42,6 +42,7 @@ packages() {
     command -v dockerd >/dev/null || missing+=(docker.io iptables)
     command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
     command -v ssh-agent >/dev/null || missing+=(openssh-client)
+    command -v docker-compose >/dev/null || missing+=(docker-compose)
     command -v prometheus >/dev/null || missing+=(prometheus)
     command -v curl >/dev/null || missing+=(curl ca-certificates)
     command -v etcd >/dev/null || missing+=(etcd-server)

@@ -35,11 +35,19 @@ def test_production_starts_with_secrets_of_its_own() -> None:
         ({"encryption_secret": ""}, "IRONYARD_ENCRYPTION_SECRET"),
         ({"encryption_secret": "t" * 40}, "must differ"),
         ({"database_url": ""}, "IRONYARD_DATABASE_URL"),
+        ({"discovery_token": "t" * 40}, "IRONYARD_DISCOVERY_TOKEN must differ"),
     ],
 )
 def test_production_refuses_defaults(change: dict[str, str], names: str) -> None:
     with pytest.raises(ValidationError, match=names):
         made(**FIT | change)
+
+
+def test_a_discovery_token_is_long_or_absent() -> None:
+    assert made(discovery_token="").discovery_token.get_secret_value() == ""
+    assert made(discovery_token="d" * 32).discovery_token.get_secret_value() == "d" * 32
+    with pytest.raises(ValidationError, match="IRONYARD_DISCOVERY_TOKEN must be empty or have at least 32"):
+        made(discovery_token="d" * 31)
 
 
 def test_development_makes_its_secrets_once(tmp_path: Path) -> None:
