@@ -6,15 +6,30 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import pulumi
 import pulumi_kubernetes as kubernetes
-from pydantic import Field, model_validator
 
+from stacks.components.configuration import ClusterSettings, ComponentSettings, Resources, given_sections
 from stacks.components.secrets import Generated
-from stacks.settings import ConfigurationError, Frozen, Hostname, Name, Quantity, check
-from stacks.versions import CHARTS, Chart, Image
+from stacks.settings import ConfigurationError, Frozen, check
+from stacks.versions import Chart, Image
+
+__all__ = [
+    "MANAGED",
+    "PROJECT",
+    "UNPRIVILEGED",
+    "ClusterSettings",
+    "Component",
+    "ComponentSettings",
+    "Platform",
+    "Resources",
+    "given_sections",
+    "read_configuration",
+    "section_types",
+    "without_registry",
+]
 
 PROJECT = "ironyard-platform"
 MANAGED = {"app.kubernetes.io/managed-by": "pulumi", "app.kubernetes.io/part-of": "ironyard"}
@@ -26,68 +41,6 @@ UNPRIVILEGED: dict[str, Any] = {
     "seccomp_profile": {"type": "RuntimeDefault"},
 }
 S = TypeVar("S", bound="ComponentSettings")
-
-
-class ClusterSettings(Frozen):
-    """The cluster that the platform is rolled out on, and where charts and images come from."""
-
-    kubeconfig: str | None = Field(
-        default=None, description="path or content; absent: what kubectl would use"
-    )
-    context: str | None = Field(
-        default=None, description="context of the kubeconfig; absent: the current one"
-    )
-    domain: Hostname = Field(default="ironyard.local", description="every public name is under it")
-    storage_class: Name | None = Field(default=None, description="absent: the cluster's default")
-    high_availability: bool = Field(default=False, description="several replicas and disruption budgets")
-    versions: dict[str, str] = Field(
-        default_factory=dict, description="chart → version, where another than the pinned one is wanted"
-    )
-    release_timeout: int = Field(default=600, ge=10, le=7200, description="seconds a release may take")
-    charts: str | None = Field(
-        default=None, pattern=r"^oci://\S+$", description="take every chart from this OCI folder (air-gapped)"
-    )
-    images: str | None = Field(
-        default=None,
-        pattern=r"^[^\s:/]+(:\d+)?(/\S+)?$",
-        description="take every image from here (air-gapped)",
-    )
-
-    @model_validator(mode="after")
-    def _versions_of_known_charts(self) -> Self:
-        known = sorted(chart.name for chart in CHARTS)
-        if unknown := sorted(set(self.versions) - set(known)):
-            raise ValueError(f"no chart is called {', '.join(unknown)} (known: {', '.join(known)})")
-        return self
-
-
-class ComponentSettings(Frozen):
-    """Base of a component's settings. Each overrides `mode`; `off` leaves the component out."""
-
-    mode: str
-
-    @property
-    def enabled(self) -> bool:
-        return self.mode != "off"
-
-    @property
-    def hosted(self) -> bool:
-        """Whether it runs in this cluster: neither off nor somebody else's."""
-        return self.mode not in ("off", "external")
-
-
-class Resources(Frozen):
-    """Requests and limits of one container; memory is limited to what it requests unless told otherwise."""
-
-    cpu: Quantity = "100m"
-    memory: Quantity = "256Mi"
-    cpu_limit: Quantity | None = None
-    memory_limit: Quantity | None = None
-
-    def render(self) -> dict[str, dict[str, str]]:
-        """As a container's `resources`."""
-        limits = {"memory": self.memory_limit or self.memory, "cpu": self.cpu_limit or self.cpu}
-        return {"requests": {"cpu": self.cpu, "memory": self.memory}, "limits": limits}
 
 
 @dataclass(frozen=True)
@@ -327,24 +280,6 @@ def without_registry(reference: str) -> str:
     """An image's name without its registry: `quay.io/a/b:1` → `a/b:1`, `redis:7` → `redis:7`."""
     first, slash, rest = reference.partition("/")
     return rest if slash and ("." in first or ":" in first or first == "localhost") else reference
-
-
-def given_sections(project: str) -> dict[str, Any]:
-    """The running stack's own configuration: section → value, objects parsed, secrets decrypted."""
-    config = pulumi.runtime.config
-    everything = {**config.get_config_env(), **config.CONFIG.get()}
-    return {
-        key.removeprefix(f"{project}:"): _parsed(value)
-        for key, value in everything.items()
-        if key.startswith(f"{project}:")
-    }
-
-
-def _parsed(value: Any) -> Any:
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def read_configuration(given: Mapping[str, Any]) -> dict[str, Frozen]:
