@@ -80,7 +80,7 @@ class Recorder(mocks.Mocks):
         return found[0]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def roll_out() -> Callable[..., Recorder]:
     """Run a program under mocks with a configuration (section → object); gives what it registered."""
 

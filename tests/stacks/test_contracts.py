@@ -15,7 +15,7 @@ from tests.stacks.test_platform import CONFIGURATIONS, program
 UNRECORDED = {"gateway-crds-helm", "mlflow"}  # charts of which no default values are recorded
 
 
-@pytest.fixture(params=CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
+@pytest.fixture(scope="module", params=CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
 def seen(request: pytest.FixtureRequest, roll_out: Any) -> Any:
     return roll_out(program, **request.param)
 

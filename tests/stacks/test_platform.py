@@ -34,7 +34,7 @@ def program() -> None:
     runpy.run_path(str(PROGRAM), run_name="__main__")
 
 
-@pytest.fixture(params=CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
+@pytest.fixture(scope="module", params=CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
 def seen(request: pytest.FixtureRequest, roll_out: Callable[..., Any]) -> Any:
     return roll_out(program, **request.param)
 
