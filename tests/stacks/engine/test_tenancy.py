@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import time
@@ -23,6 +24,7 @@ from api.settings import Settings
 from stacks.tenancy.names import name_of
 from tests.lab.cluster.engine import PASSPHRASE, ROOT, Stack
 from tests.lab.cluster.lab import ClusterLab
+from tests.stacks.harbor import PASSWORD, FakeHarbor
 from tests.support import ledger
 from tests.support.ledger import H100
 from tests.support.server import api_server, worker_process
@@ -81,9 +83,17 @@ def cluster(cluster_lab: ClusterLab, contracts: Path) -> Iterator[Cluster]:
     plane = cluster_lab.control_plane
     wanted = json.dumps({"apiVersion": "v1", "kind": "List", "items": definitions})
     plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=wanted)
-    plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
+    deadline = time.monotonic() + 60
+    while not _established(plane.kubectl("get", *names, "-o", "json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     yield Cluster(cluster_lab)
     plane.kubectl("delete", "--wait=false", *names)
+
+
+def _established(listed: str) -> bool:
+    conditions = [row.get("status", {}).get("conditions") or [] for row in json.loads(listed)["items"]]
+    return all(any(c["type"] == "Established" and c["status"] == "True" for c in row) for row in conditions)
 
 
 @dataclass
@@ -299,3 +309,43 @@ def test_a_facade_that_refuses_and_a_cluster_that_is_away_are_named(
     assert done["state"] == "failed"
     assert "update failed" not in done["reason"]
     assert done["reason"]
+
+
+def test_each_workspace_has_a_project_in_the_registry(
+    platform: Platform, cluster: Cluster, contracts: Path
+) -> None:
+    fake = FakeHarbor(contracts)
+    fake.add_user("admin@ironyard.local", "admin@ironyard.local")
+
+    def configure(key: str, value: str, *options: str) -> None:
+        argv = ("config", "set", "--path", *options, f"ironyard-tenancy:registry.{key}", value)
+        platform.stack._pulumi(*argv, "--stack", STACK, check=True)
+
+    try:
+        configure("password", PASSWORD, "--secret")
+        for key, value in {"mode": "harbor", "url": fake.url, "delete_projects": "true"}.items():
+            configure(key, value)
+        with platform.start_worker():
+            done = platform.settled()
+            assert done["state"] == "succeeded", (done["reason"], platform.log(done))
+        (project,) = fake.projects.values()
+        assert project["name"] == "default"
+        assert fake.roles("default") == {"admin": 1, "admin@ironyard.local": 1}
+        secret = cluster.get("secret", "registry", "ws-default")
+        login = json.loads(base64.b64decode(secret["data"][".dockerconfigjson"]))
+        (entry,) = login["auths"].values()
+        assert entry["username"] == "robot$default+workloads"
+        assert entry["password"] not in json.dumps(platform.stack.state())
+        assert PASSWORD not in json.dumps(platform.stack.state())
+        by_hand = platform.stack.up()
+        assert by_hand.changed == 0, by_hand.operations
+        configure("storage_gib", "5")
+        changed = platform.stack.up()
+        ours = [urn for urn in changed.operations if "::pulumi:providers:" not in urn]
+        assert [urn.rpartition("::")[2] for urn in ours] == ["default-registry"]
+        assert set(fake.quotas.values()) == {5 * 1024**3}
+        platform.stack.destroy()
+        assert fake.projects == {}
+    finally:
+        fake.stop()
+    assert fake.faults == []
