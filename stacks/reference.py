@@ -25,14 +25,17 @@ page; a wrong value is refused with its path before anything changes. Set a key 
 
 def page() -> str:
     """The whole page as Markdown."""
-    return HEAD + "".join(_section(name, model) for name, model in section_types().items())
+    needs = {name: component.needs for name, component in Component.known.items()}
+    return HEAD + "".join(
+        section(name, model, needs.get(name, ())) for name, model in section_types().items()
+    )
 
 
-def _section(name: str, model: type[BaseModel]) -> str:
+def section(name: str, model: type[BaseModel], needs: tuple[str, ...] = ()) -> str:
+    """One section of a stack's configuration: what it is for, and a row for each key."""
     rows = "\n".join(
         f"| `{path}` | {kind} | {default} | {meaning} |" for path, kind, default, meaning in _rows(model)
     )
-    needs = Component.known[name].needs if name in Component.known else ()
     note = f" Needs {', '.join(f'[{n}](#{n})' for n in needs)}." if needs else ""
     words = " ".join((model.__doc__ or "").split())
     return f"\n## {name}\n\n{words}{note}\n\n| key | type | default | meaning |\n|---|---|---|---|\n{rows}\n"

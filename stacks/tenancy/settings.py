@@ -22,7 +22,9 @@ Level = Literal["restricted", "baseline", "privileged"]
 class FacadeSettings(Frozen):
     """Where the ledger is read from when the stack is run by hand; an operation of the worker needs none."""
 
-    url: HttpAddress | None = None
+    url: HttpAddress | None = Field(
+        default=None, description="of the facade, such as https://ironyard.example"
+    )
     token: SecretStr | None = Field(default=None, description="API key of an operator or administrator")
 
 
@@ -38,10 +40,10 @@ class ClusterSettings(Frozen):
 class Roles(Frozen):
     """The ClusterRole that each role in a workspace has in its namespace."""
 
-    owner: str = "admin"
-    admin: str = "admin"
-    member: str = "edit"
-    viewer: str = "view"
+    owner: str = Field(default="admin", description="ClusterRole of an owner")
+    admin: str = Field(default="admin", description="of an admin")
+    member: str = Field(default="edit", description="of a member")
+    viewer: str = Field(default="view", description="of a viewer")
 
 
 class WorkspacesSettings(Frozen):
@@ -66,15 +68,15 @@ class LimitsSettings(Frozen):
     cpu: int = Field(default=32, ge=1, le=100_000, description="CPUs requested in all, without GPUs")
     cpu_per_gpu: int = Field(default=16, ge=0, le=1024, description="CPUs added for each GPU of the quota")
     memory_gib: int = Field(default=128, ge=1, le=1_000_000, description="requested in all, without GPUs")
-    memory_gib_per_gpu: int = Field(default=192, ge=0, le=100_000)
+    memory_gib_per_gpu: int = Field(default=192, ge=0, le=100_000, description="added for each GPU")
     storage: Quantity = Field(default="2Ti", description="of all volumes together")
-    volumes: int = Field(default=50, ge=0, le=100_000)
-    pods: int = Field(default=200, ge=1, le=100_000)
+    volumes: int = Field(default=50, ge=0, le=100_000, description="persistent volume claims at once")
+    pods: int = Field(default=200, ge=1, le=100_000, description="pods at once")
     volume: Quantity = Field(default="1Ti", description="the largest volume")
     container_cpu: Quantity = Field(default="2", description="limit of a container that names none")
-    container_memory: Quantity = "8Gi"
+    container_memory: Quantity = Field(default="8Gi", description="limit of a container that names none")
     container_cpu_request: Quantity = Field(default="500m", description="request where none is named")
-    container_memory_request: Quantity = "1Gi"
+    container_memory_request: Quantity = Field(default="1Gi", description="request where none is named")
     others: dict[str, Quantity] = Field(
         default_factory=dict,
         description="further keys of the ResourceQuota, such as requests.nvidia.com/mig-1g.10gb: 0",
@@ -115,8 +117,8 @@ class GpusSettings(Frozen):
 class QueueingSettings(Frozen):
     """Kueue's queues. Without Kueue the namespaces' quotas hold alone."""
 
-    mode: Literal["kueue", "off"] = "kueue"
-    cohort: Name = "ironyard"
+    mode: Literal["kueue", "off"] = Field(default="kueue", description="`off`: no flavors and no queues")
+    cohort: Name = Field(default="ironyard", description="of all queues; nobody borrows from it")
     local_queue: Name = Field(default="default", description="Kueue takes this name where a job names none")
     default_flavor: Name = Field(default="ironyard-general", description="of CPU and memory, on any node")
 
@@ -124,23 +126,23 @@ class QueueingSettings(Frozen):
 class NetworkSettings(Frozen):
     """What reaches a workspace's pods, and what they reach; another workspace's pods never."""
 
-    mode: Literal["isolated", "off"] = "isolated"
+    mode: Literal["isolated", "off"] = Field(default="isolated", description="`off`: no network policies")
     egress: bool = Field(default=True, description="pods reach the world outside the namespace")
     egress_except: list[Network] = Field(
         default=["169.254.169.254/32", "fd00:ec2::254/128"],
         description="but not these networks: cloud metadata, which hands out credentials",
     )
-    gateway_namespace: Name = "ironyard-gateway"
-    monitoring_namespace: Name = "ironyard-monitoring"
+    gateway_namespace: Name = Field(default="ironyard-gateway", description="its pods reach in")
+    monitoring_namespace: Name = Field(default="ironyard-monitoring", description="its pods reach in")
 
 
 class RegistrySettings(Frozen):
     """A Harbor project for each workspace."""
 
-    mode: Literal["harbor", "off"] = "off"
-    url: HttpAddress | None = None
-    username: str = "admin"
-    password: SecretStr | None = None
+    mode: Literal["harbor", "off"] = Field(default="off", description="`off`: no projects")
+    url: HttpAddress | None = Field(default=None, description="of Harbor, as nodes reach it")
+    username: str = Field(default="admin", description="an administrator's")
+    password: SecretStr | None = Field(default=None, description="that account's; set it with --secret")
     storage_gib: int = Field(default=100, ge=1, le=1_000_000, description="quota of a project")
     delete_projects: bool = Field(
         default=False, description="delete the project of a workspace that is gone, if it is empty"

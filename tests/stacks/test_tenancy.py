@@ -10,7 +10,7 @@ from typing import Any
 import pulumi
 import pytest
 
-from stacks.tenancy import names
+from stacks.tenancy import names, reference
 from stacks.tenancy.program import load, tenancy
 from stacks.tenancy.queueing import API_VERSION
 from stacks.tenancy.settings import PROJECT
@@ -320,6 +320,11 @@ def test_a_wrong_value_is_refused_before_anything_is_registered(
     with pytest.raises(pulumi.RunError) as refused:
         apply(workspace(), **{section: given})
     assert said in str(refused.value)
+
+
+def test_the_reference_page_is_the_code_s() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "tenancy.md"
+    assert page.read_text() == reference.page(), "python -m stacks.tenancy.reference > docs/tenancy.md"
 
 
 def test_names_are_valid_stable_and_differ() -> None:
