@@ -101,7 +101,10 @@ class Api:
         status, text = self._sent(method, path, None if body is None else json.dumps(body), kind)
         try:
             answer = json.loads(text)
-        except ValueError as error:  # the proxy's own words: the API has only documents to say
+        except ValueError as error:
+            if status == http.HTTPStatus.NOT_FOUND:  # a group that no definition brought yet
+                raise Refused(status, text.strip()) from error
+            # the proxy's own words: the API has only documents to say otherwise
             raise Unreachable(
                 f"The cluster's API gives no answer. {self._named()}: {text.strip()}"
             ) from error
