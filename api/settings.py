@@ -73,6 +73,9 @@ class Settings(BaseSettings):
         default="", description="the stack's configuration; empty: Pulumi.<stack>.yaml in stacks/tenancy"
     )
     tenancy_kubeconfig: str = Field(default="", description="path; empty: what kubectl would use")
+    tenancy_registry_password: SecretStr = Field(
+        default=SecretStr(""), description="in place of registry.password in the stack's configuration"
+    )
     tenancy_timeout: int = Field(default=1800, ge=10)
     tenancy_retry: float = Field(default=300.0, gt=0, description="how often a failed sync is tried again")
 

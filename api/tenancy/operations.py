@@ -36,6 +36,7 @@ class TenancyHandler:
             config=named or str(ROOT / "stacks" / "tenancy" / f"Pulumi.{stack}.yaml"),
             config_required=bool(named),
             kubeconfig=settings.tenancy_kubeconfig,
+            registry_password=settings.tenancy_registry_password.get_secret_value(),
             refresh=bool(operation.arguments.get("refresh")),
             again=operation.attempt > 1,
             dead_machines=sorted(workers.dead_machines(tx) - {platform.node()}),

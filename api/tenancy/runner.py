@@ -46,6 +46,7 @@ class Job:
     config: str
     config_required: bool
     kubeconfig: str
+    registry_password: str = field(repr=False)
     refresh: bool
     again: bool
     dead_machines: list[str]

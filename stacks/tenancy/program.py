@@ -13,10 +13,17 @@ from stacks.tenancy.snapshot import FacadeError, Snapshot, fetch
 from stacks.tenancy.workspace import Workspace
 
 
-def load() -> TenancySettings:
-    """The running stack's configuration, checked whole. Raises pulumi.RunError naming every fault."""
+def load(*, registry_password: str = "") -> TenancySettings:
+    """The running stack's configuration, checked whole. Raises pulumi.RunError naming every fault.
+
+    `registry_password` takes the place of the configuration's own.
+    """
+    given = given_sections(PROJECT)
+    registry = given.get("registry", {})
+    if registry_password and isinstance(registry, dict):
+        given["registry"] = registry | {"password": registry_password}
     try:
-        return read(given_sections(PROJECT))
+        return read(given)
     except ConfigurationError as refused:
         raise pulumi.RunError(str(refused)) from None
 

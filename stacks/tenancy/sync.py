@@ -44,6 +44,7 @@ class Job(BaseModel):
     config: str
     config_required: bool
     kubeconfig: str
+    registry_password: str
     refresh: bool
     again: bool
     dead_machines: list[str]
@@ -132,7 +133,7 @@ def sync(job: Job, snapshot: Snapshot, tell: Teller, stopped: threading.Event) -
 
     progress = Progress(tell)
     try:
-        stack = _stack(job, _program(snapshot, progress))
+        stack = _stack(job, _program(job, snapshot, progress))
         tell("step", name="up", progress=BEGUN)
         _up(job, stack, progress, stopped)
     except automation.errors.CommandError as error:
@@ -143,14 +144,14 @@ def sync(job: Job, snapshot: Snapshot, tell: Teller, stopped: threading.Event) -
     return {"status": "succeeded", "changes": progress.changes}
 
 
-def _program(snapshot: Snapshot, progress: Progress) -> Callable[[], None]:
+def _program(job: Job, snapshot: Snapshot, progress: Progress) -> Callable[[], None]:
     def program() -> None:
         import pulumi
 
         from stacks.tenancy.program import load, tenancy
 
         pulumi.runtime.register_stack_transformation(progress.registering)
-        tenancy(snapshot, load())
+        tenancy(snapshot, load(registry_password=job.registry_password))
 
     return program
 

@@ -35,6 +35,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
         database_url=database_url,
         tenancy_stack="lab",
         tenancy_passphrase="a passphrase of ours",
+        tenancy_registry_password="a password of theirs",
     )
 
 
@@ -104,8 +105,9 @@ def test_it_gets_the_ledger_and_no_secret_in_its_environment(
     asked, environment = lines(database)
     assert '"slug": "default"' in asked
     assert '"refresh": true' in asked
-    assert "a passphrase of ours" in asked
-    assert "a passphrase of ours" not in environment
+    for secret in ("a passphrase of ours", "a password of theirs"):
+        assert secret in asked
+        assert secret not in environment
     assert "IRONYARD_TOKEN_SECRET" not in environment
 
 
@@ -184,6 +186,34 @@ def alive(pid: int) -> bool:
         return False
 
 
+def test_a_stopping_worker_gives_the_sync_back(
+    program: Program, database: Database, settings: Settings
+) -> None:
+    waiting = settings.data_dir / "waiting"
+    program(f"""
+        open({str(waiting)!r}, "w").close()
+        sys.stdin.read()
+        tell("result", status="cancelled", reason="Told to stop.")
+    """)
+    with database.transaction() as tx:
+        operation_id = service.sync(tx, SYSTEM, settings).id
+    executor = Executor(database, operations.handlers(settings, database), "w1", attempts=3)
+
+    def stop() -> None:
+        deadline = time.monotonic() + 60
+        while not waiting.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        executor.stopping.set()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    executor.run(operation_id)
+    thread.join()
+    with database.snapshot() as tx:
+        found = tx.get_one(Operation, operation_id)
+    assert (found.state, found.worker, found.attempt) == (State.QUEUED, None, 0)
+
+
 def test_one_that_takes_too_long_is_ended(
     program: Program,
     work: Callable[[Settings], Operation],
@@ -246,4 +276,5 @@ def test_the_state_is_in_the_data_directory_unless_told_otherwise(
     assert job.backend == (settings.data_dir.resolve() / "pulumi").as_uri()
     assert job.config.endswith("stacks/tenancy/Pulumi.lab.yaml")
     assert not job.config_required
-    assert "passphrase" not in repr(job)
+    assert "of ours" not in repr(job)
+    assert "of theirs" not in repr(job)

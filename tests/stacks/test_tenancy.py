@@ -295,6 +295,16 @@ def test_workloads_get_the_key_of_their_project(apply: Apply) -> None:
     assert seen.one("Secret", "registry", "ws-vision").inputs["type"] == "kubernetes.io/dockerconfigjson"
 
 
+def test_the_worker_can_bring_the_registry_s_password(roll_out: Any) -> None:
+    snapshot = Snapshot.model_validate({"workspaces": [workspace()], "hosts": []})
+    registry = {"mode": "harbor", "url": "https://registry.example"}
+    seen = roll_out(
+        lambda: tenancy(snapshot, load(registry_password="of theirs")), project=PROJECT, registry=registry
+    )
+    project = next(row for row in seen.resources if row.name == "vision-registry")
+    assert project.inputs["password"] == "of theirs"
+
+
 def test_without_a_registry_there_is_none(apply: Apply) -> None:
     seen = apply(workspace())
     assert not seen.of("Secret")
