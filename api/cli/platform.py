@@ -17,6 +17,7 @@ from api.cli import output, platform_config, platform_mirror
 from api.cli.commands import group
 from api.cli.exits import Exit, Failure
 from api.cli.options import Json, Yes, confirm
+from api.cli.platform_values import Values, parsed, write
 
 if TYPE_CHECKING:
     from api.cli.platform_engine import Engine
@@ -47,6 +48,7 @@ Refresh = Annotated[bool, typer.Option("--refresh", help="Look at what is really
 @app.command()
 def up(
     stack: StackName = "local",
+    values: Values = None,
     yes: Yes = False,
     refresh: Refresh = False,
     policies: Policies = True,
@@ -57,7 +59,9 @@ def up(
 ) -> None:
     """Create or update everything that the stack asks for, after showing it and asking."""
     run = Run(stack, backend, project, as_json, policies=policies, policy_config=policy_config)
+    chosen = parsed(values or [])
     opened = run.engine.open(create=True)
+    write(opened, run.engine.target.project, chosen)
     planned = run.engine.preview(opened, refresh=refresh)
     run.show(planned)
     if planned.planned:

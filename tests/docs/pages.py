@@ -13,10 +13,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-INSTALL, OPERATE, EXTEND, SECURITY = (
-    ROOT / "docs" / f"{name}.md" for name in ("install", "operate", "extend", "security")
+INSTALL, OPERATE, EXTEND, SECURITY, PLATFORM = (
+    ROOT / "docs" / f"{name}.md" for name in ("install", "operate", "extend", "security", "platform")
 )
-PAGES = (README, INSTALL, OPERATE, EXTEND, SECURITY)
+PAGES = (README, INSTALL, OPERATE, EXTEND, SECURITY, PLATFORM)
 NOT_RUN = re.compile(r"<!-- not run: (\S.*\S) -->")
 
 
@@ -40,7 +40,7 @@ class Command:
     @property
     def fails(self) -> bool:
         """The page shows how it is refused."""
-        return bool(self.shown) and self.shown[-1].startswith("ironyard: ")
+        return any(line.startswith("ironyard: ") for line in self.shown)
 
 
 def blocks(page: Path) -> Iterator[Block]:

@@ -69,7 +69,7 @@ class Shell:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=300,
+            timeout=900,
             check=False,
         )
         return done.returncode, done.stdout

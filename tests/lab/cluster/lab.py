@@ -18,6 +18,7 @@ from tests.lab.cluster.registry import Registry
 PROVIDER = "pulumi-resource-kubernetes"
 HOST = ("pulumi-language-python", "pulumi-language-python-exec")
 NAMED = "IRONYARD_KUBERNETES_PROVIDER"
+CHARTS = "IRONYARD_LAB_CHARTS"
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(os.environ.get("IRONYARD_CLUSTER_DIR", ROOT / ".ironyard" / "cluster"))
 
@@ -77,7 +78,8 @@ class ClusterLab:
     def _write_env_file(self) -> None:
         programs = shlex.quote(str(Path(sys.executable).parent))
         lines = [f'export PATH={programs}:"$PATH":{shlex.quote(str(self.bin))}']
-        lines += [f"export {k}={shlex.quote(v)}" for k, v in self.environment.items() if k != "PATH"]
+        exported = {**self.environment, CHARTS: self.registry.charts}
+        lines += [f"export {k}={shlex.quote(v)}" for k, v in exported.items() if k != "PATH"]
         self.env_file.write_text("\n".join(lines) + "\n")
 
     @property

@@ -19,6 +19,7 @@ from urllib.parse import quote, urlencode
 from tests.lab.cluster.provider.errors import Failure, NoSuchKind, Refused, Unreachable
 
 MANAGER = "pulumi-kubernetes"
+ATTEMPTS = 8
 START_SECONDS = 20.0
 # the document as JSON is YAML too; the type says how the server is to read it
 APPLY = "application/apply-patch+yaml"
@@ -116,7 +117,7 @@ class Api:
 
     def _sent(self, method: str, path: str, body: str | None, kind: str) -> tuple[int, str]:
         place = self._socket()
-        for attempt in (1, 2):
+        for attempt in range(1, ATTEMPTS + 1):
             connection = getattr(self._local, "connection", None)
             if connection is None:
                 connection = self._local.connection = _Connection(place)
@@ -127,8 +128,10 @@ class Api:
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 self._local.connection = None
-                if attempt == 2:
+                if attempt == ATTEMPTS:
                     raise Unreachable(f"The cluster's API gives no answer: {error!r}") from error
+                if isinstance(error, ConnectionRefusedError):  # bound, and not yet listening
+                    time.sleep(0.1 * attempt)
         raise AssertionError
 
     def place(self, document: dict[str, Any], namespace: str | None) -> tuple[str, str]:
