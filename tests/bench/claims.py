@@ -8,12 +8,18 @@ were handed out than there are, or one of them twice).
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+# for `tests`; and this folder's platform.py must not hide the standard library's
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import argparse
 import http.client
 import json
 import os
 import sqlite3
-import sys
 import tempfile
 import threading
 import time
@@ -21,11 +27,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import psutil
 import psycopg

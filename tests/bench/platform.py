@@ -8,13 +8,16 @@ resources, how many the platform has.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import tempfile
 from pathlib import Path
 
+# for `tests`; and this file must not hide the standard library's platform
+sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import argparse
+import json
+import tempfile
 
 from stacks.versions import CHARTS
 from tests.lab.cluster.__main__ import contracts_folder
