@@ -32,7 +32,8 @@ from api.settings import ROOT
 
 COMMAND = (sys.executable, "-m", "stacks.tenancy.sync")
 LIMIT = 8000  # characters of a log line or reason
-PATIENCE = 10.0  # seconds for Pulumi to stop cleanly; less than a worker takes to stop
+PATIENCE = 60.0  # seconds for Pulumi to stop cleanly
+PATIENCE_OF_A_STOPPING_WORKER = 10.0  # less than it has itself
 POLL = 0.2
 
 
@@ -141,20 +142,21 @@ class _Process:
 def _follow(process: _Process, reporter: Reporter, deadline: float) -> tuple[dict[str, Any], bool]:
     """The result that it printed, empty without one, and whether it was told to stop."""
     result: dict[str, Any] = {}
-    patience: float | None = None
+    told: float | None = None
     try:
         for event in process.events():
             if event is not None:
                 result = _take(event, reporter) or result
             now = time.monotonic()
-            if patience is None and (reporter.should_stop() or now > deadline):
+            if told is None and (reporter.should_stop() or now > deadline):
                 process.stop()
-                patience = now + PATIENCE
-            if patience is not None and now > patience:
+                told = now
+            patience = PATIENCE_OF_A_STOPPING_WORKER if reporter.stopping.is_set() else PATIENCE
+            if told is not None and now > told + patience:
                 break
     finally:
         process.end()
-    return result, patience is not None
+    return result, told is not None
 
 
 def _take(event: dict[str, Any], reporter: Reporter) -> dict[str, Any] | None:

@@ -245,11 +245,12 @@ def test_a_sync_that_is_cancelled_stops_and_the_next_goes_on(platform: Platform,
     with platform.start_worker():
         running = platform.wait_until_it_creates()
         platform.call("POST", f"/operations/{running['id']}/cancel")
-        assert platform.settled()["state"] == "cancelled"
-        assert not set(wanted) <= set(cluster.names("clusterqueues"))
+        ended = platform.settled()
+        assert (ended["state"], ended["outcome"]["status"]) == ("cancelled", "cancelled")
         platform.call("POST", "/tenancy/sync")
         done = platform.settled()
     assert done["state"] == "succeeded", platform.log(done)
+    assert not any("left over" in line for line in platform.log(done)), "it stopped cleanly"
     assert set(wanted) <= set(cluster.names("clusterqueues"))
 
 
