@@ -73,14 +73,14 @@ def act(options: argparse.Namespace) -> None:
         for name, place in sorted(tools.ensure().programs.items()):
             print(f"{name:<31}{place}")
         return
-    lab = ClusterLab.at(options.state_dir.absolute(), tied=False)
+    folder = options.state_dir.absolute()
     match options.command:
         case "up":
-            up(lab, options)
+            up(ClusterLab.at(folder, tied=False), options)
         case "status":
-            status(lab, options)
+            status(ClusterLab.known(folder), options)
         case "down":
-            lab.down()
+            ClusterLab.known(folder).down()
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -10,12 +11,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.cluster import charts, tools
+from tests.lab.cluster import charts
 from tests.lab.cluster.control_plane import ControlPlane
 from tests.lab.cluster.engine import environment
 from tests.lab.cluster.registry import Registry
+from tests.lab.cluster.tools import NONE, Tools, ensure
 
 PROVIDER = "pulumi-resource-kubernetes"
+PARTS = (
+    "bin",
+    "bin-policies",
+    "charts",
+    "control-plane",
+    "helm-cache",
+    "helm-config",
+    "helm-data",
+    "registry",
+)
 HOST = ("pulumi-language-python", "pulumi-language-python-exec")
 NAMED = "IRONYARD_KUBERNETES_PROVIDER"
 CHARTS = "IRONYARD_LAB_CHARTS"
@@ -26,7 +38,7 @@ HERE = Path(os.environ.get("IRONYARD_CLUSTER_DIR", ROOT / ".ironyard" / "cluster
 @dataclass
 class ClusterLab:
     folder: Path
-    tools: tools.Tools
+    tools: Tools
     control_plane: ControlPlane
     registry: Registry
 
@@ -37,7 +49,11 @@ class ClusterLab:
         Raises ToolsMissing with one sentence when that is not possible on this machine.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        made = tools.ensure()
+        return cls.known(folder, ensure(), tied=tied)
+
+    @classmethod
+    def known(cls, folder: Path, made: Tools = NONE, *, tied: bool = False) -> ClusterLab:
+        """What may run in `folder`; without tools it can be looked at and stopped."""
         plane = ControlPlane(folder / "control-plane", made, tied=tied)
         return cls(folder, made, plane, Registry(folder / "registry", made, tied=tied))
 
@@ -73,7 +89,11 @@ class ClusterLab:
     def down(self) -> None:
         self.registry.stop()
         self.control_plane.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for name in PARTS:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        self.env_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that holds anything of others stays
+            self.folder.rmdir()
 
     def _write_env_file(self) -> None:
         programs = shlex.quote(str(Path(sys.executable).parent))

@@ -16,7 +16,7 @@ READY_SECONDS = 30.0
 class Registry:
     def __init__(self, folder: Path, tools: Tools, *, tied: bool = True) -> None:
         self.folder = folder
-        self.program = tools["docker-registry"]
+        self.tools = tools
         self.tied = tied
         self.daemon = Daemon("docker-registry", folder)
 
@@ -54,7 +54,7 @@ class Registry:
             "http": {"addr": f"127.0.0.1:{port}"},
         }
         self._config.write_text(json.dumps(config))
-        self.daemon.start(self.program, "serve", str(self._config), tied=self.tied)
+        self.daemon.start(self.tools["docker-registry"], "serve", str(self._config), tied=self.tied)
         self.daemon.wait(lambda: answers(port), READY_SECONDS)
 
     def stop(self) -> None:

@@ -14,7 +14,8 @@ from stacks.versions import PROMETHEUS_CRDS, VALKEY
 from tests.lab.cluster.engine import EngineError, Stack
 from tests.lab.cluster.lab import ClusterLab
 
-pytestmark = pytest.mark.platform
+# the first run on a machine builds the tools: minutes
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(3600)]
 PROGRAM = Path(__file__).with_name("program")
 DEFINITIONS = {"releases": {PROMETHEUS_CRDS.name: PROMETHEUS_CRDS.version}}
 RELEASE = {"releases": {VALKEY.name: VALKEY.version}}

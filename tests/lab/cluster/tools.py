@@ -101,6 +101,9 @@ class Tools:
         return folder
 
 
+NONE = Tools({}, frozenset(), None)
+
+
 def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ironyard" / "tools"
 

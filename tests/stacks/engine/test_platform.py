@@ -13,7 +13,8 @@ from tests.lab.cluster.lab import ClusterLab
 from tests.lab.cluster.platform import POLICIES, left_over, only
 from tests.lab.run import run
 
-pytestmark = pytest.mark.platform
+# the first run on a machine builds the tools: minutes
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(3600)]
 New = Callable[..., Stack]
 
 

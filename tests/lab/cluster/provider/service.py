@@ -49,7 +49,7 @@ class Kubernetes(sdk.Provider):
         changed = [p for p, _ in differences(document(request.old_state), document(request.new_inputs))]
         # here the SDK hands the value on as it is, and the protocol's enumeration has "none" for true
         some = DiffResponse.DIFF_SOME if changed else DiffResponse.DIFF_NONE
-        return sdk.DiffResponse(changes=some, diffs=changed)
+        return sdk.DiffResponse(changes=some, diffs=changed)  # type: ignore[arg-type]
 
     async def configure(self, request: sdk.ConfigureRequest) -> sdk.ConfigureResponse:
         settings = {key: value for key, value in document(request.args).items() if isinstance(value, str)}
