@@ -55,7 +55,9 @@ def destroy_stack(engine: Engine, stack: Stack, *, with_data: bool, expected: in
         engine.command("state", "unprotect", "--all", "--yes")
     return engine.follow(
         "Removing",
-        lambda told: stack.destroy(on_event=told, exclude_protected=not with_data or None),
+        lambda told: stack.destroy(
+            on_event=told, exclude_protected=not with_data or None, show_secrets=False
+        ),
         expected=expected,
     )
 

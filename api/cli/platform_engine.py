@@ -26,6 +26,7 @@ from api.cli.platform_events import Tally, plain
 OnLine = Callable[[str], Any] | None
 OnEvent = Callable[[automation.EngineEvent], None]
 INSTALL = "install the Pulumi CLI (https://www.pulumi.com/docs/install/) and put it on PATH"
+SAID = 10  # lines of what a program wrote on standard error that a failure repeats
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -234,8 +235,11 @@ class Engine:
             and self.target.policies
         ):
             reasons.append("Where policies cannot run, --no-policies leaves them out.")
-        done = len(tally.done) if tally else 0
-        return [f"{reasons[0]}", *reasons[1:], *([f"{done} changes were made before."] if done else [])]
+        if tally and tally.said:
+            reasons += ["Besides, it was said:", *tally.said[-SAID:]]
+        if tally and tally.done:
+            reasons.append(f"{len(tally.done)} changes were made before.")
+        return reasons
 
     def _policies(self) -> dict[str, Any]:
         packs = [str(path) for path in self.target.policies]

@@ -97,6 +97,7 @@ class Tally:
         self.faults: list[Fault] = []
         self.refused: list[Fault] = []
         self.warnings: list[Fault] = []
+        self.said: list[str] = []
         self.same = 0
         self._told = told or (lambda _word, _change, _seconds: None)
         self._lock = threading.Lock()
@@ -159,6 +160,8 @@ class Tally:
             return
         if event.severity == "error" and not ENDINGS.fullmatch(message):
             self.faults.append(Fault(event.urn or "", message))
+        elif event.severity == "info#err":
+            self.said += message.splitlines()
         elif event.severity == "warning":
             self.warnings.append(Fault(event.urn or "", message))
 

@@ -219,6 +219,12 @@ def _print_list(wanted: Wanted, *, as_json: bool) -> None:
     else:
         for source, target in (*charts, *images):
             print(f"{source} {target}")
+        _tell_strays(wanted)
+
+
+def _tell_strays(wanted: Wanted) -> None:
+    for stray in wanted.strays:
+        output.say(f"Not taken from the mirror by the stack: {stray}")
 
 
 def _end(wanted: Wanted, found: list[Item], *, as_json: bool) -> None:
@@ -227,8 +233,7 @@ def _end(wanted: Wanted, found: list[Item], *, as_json: bool) -> None:
         rows = {f"{kind}s": [i.document() for i in found if i.kind == kind] for kind in ("chart", "image")}
         output.emit({"to": wanted.to, **rows, "strays": wanted.strays})
     else:
-        for stray in wanted.strays:
-            output.say(f"Not taken from the mirror by the stack: {stray}")
+        _tell_strays(wanted)
         counts = {
             state: sum(item.state == state for item in found) for state in (COPIED, PRESENT, WOULD, FAILED)
         }

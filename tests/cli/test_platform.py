@@ -222,6 +222,14 @@ def test_a_fault_of_the_program_is_told_as_it_is(play: Play) -> None:
     assert play.stderr.endswith(f"ironyard: {message}\n")
 
 
+def test_what_the_program_wrote_before_it_failed_is_told(play: Play) -> None:
+    wrong = {"diagnosticEvent": {"message": "exit status 1", "severity": "error", "urn": RELEASE}}
+    said = {"diagnosticEvent": {"message": "there is no .venv\n", "severity": "info#err", "urn": STACK}}
+    play("preview", preview=[wrong, said], errors={"preview": "error: preview failed"}, code=Exit.FAILED)
+    told = "Release harbor: exit status 1\n  Besides, it was said:\n  there is no .venv\n"
+    assert play.stderr.endswith(f"ironyard: {told}")
+
+
 def test_what_the_policies_refuse_is_not_made(play: Play) -> None:
     event = {
         "message": "<{%reset%}>Every image has a tag.\nspec.image: web has no tag.",
