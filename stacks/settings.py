@@ -79,7 +79,8 @@ def _fault(root: str, model: type[BaseModel], error: ErrorDetails) -> str:
 
 
 def _shown(error: ErrorDetails) -> str:
-    secretive = any("secret" in str(part) or "password" in str(part) for part in error["loc"])
+    words = ("secret", "password", "token", "key", "credentials")
+    secretive = any(word in str(part).lower() for part in error["loc"] for word in words)
     return "a secret" if secretive else repr(error["input"])
 
 

@@ -63,7 +63,8 @@ def local_backend(display: Display) -> str:
     folder = (settings().data_dir / "pulumi").resolve()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     display.say(f"The state is kept in {folder}: back it up, or name a shared backend with --backend.")
-    return f"file://{folder}"
+    # a killed run may leave an empty file of attributes, on which every later run would fail
+    return f"file://{folder}?metadata=skip"
 
 
 def stack_settings(folder: Path, stack: str) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import pulumi
 import pulumi_kubernetes as kubernetes
 import yaml
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from stacks.components.base import MANAGED, Component
 from stacks.settings import Frozen
@@ -34,7 +34,9 @@ class TenancySettings(Frozen):
         description="URL of Pulumi's state, outside the pods: s3://bucket?endpoint=…; needed where enabled",
     )
     credentials: dict[str, SecretStr] = Field(
-        default_factory=dict, description="variables that the backend needs, such as AWS_ACCESS_KEY_ID"
+        default_factory=dict,
+        description="secret variables: the backend's, such as AWS_ACCESS_KEY_ID, "
+        "and IRONYARD_TENANCY_REGISTRY_PASSWORD where `sections` has a registry",
     )
     sections: dict[str, Any] = Field(
         default_factory=dict, description=f"configuration of {PROJECT}: section to object"
@@ -45,6 +47,16 @@ class TenancySettings(Frozen):
     roles: list[str] = Field(
         default=["admin", "edit", "view"], description="ClusterRoles that it may give to members"
     )
+
+    @model_validator(mode="after")
+    def _no_password_in_the_open(self) -> Self:
+        registry = self.sections.get("registry")
+        if isinstance(registry, dict) and registry.get("password"):
+            raise ValueError(
+                "sections.registry.password would be readable in a ConfigMap; "
+                "set credentials.IRONYARD_TENANCY_REGISTRY_PASSWORD"
+            )
+        return self
 
     def configuration(self) -> str:
         """The stack's configuration file."""

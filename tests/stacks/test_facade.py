@@ -380,6 +380,7 @@ def test_it_can_be_left_out(roll_out: Any) -> None:
         ({"options": {"tenancy_stack": "x"}}, "options.tenancy_stack cannot be set here"),
         ({"options": {"default_gpu_quota": -1}}, "options.default_gpu_quota: Input should be greater than"),
         ({"tenancy": {"enabled": True}}, "tenancy.enabled needs tenancy.backend"),
+        ({"tenancy": {"sections": {"registry": {"password": "x"}}}}, "registry.password would be readable"),
         ({"administrator_email": "me"}, "facade.administrator_email"),
     ],
 )
