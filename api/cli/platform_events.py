@@ -35,6 +35,7 @@ DOING = {
     "create-replacement": "creating anew",
     "delete-replaced": "deleting the old",
 }
+FROM_PATH = re.compile(r"using pulumi-\S+ from \$PATH")  # said of every plugin that is not Pulumi's own copy
 ENDINGS = re.compile(r"^(update|preview|destroy|refresh|resource|stack)\b.*\b(failed|canceled|cancelled)$")
 
 
@@ -162,7 +163,7 @@ class Tally:
             self.faults.append(Fault(event.urn or "", message))
         elif event.severity == "info#err":
             self.said += message.splitlines()
-        elif event.severity == "warning":
+        elif event.severity == "warning" and not FROM_PATH.match(message):
             self.warnings.append(Fault(event.urn or "", message))
 
     def _judged(self, event: PolicyEvent) -> None:
