@@ -48,7 +48,13 @@ def described(lab: ClusterLab) -> dict[str, str]:
 
 def up(lab: ClusterLab, options: argparse.Namespace) -> None:
     began = time.monotonic()
-    lab.up(CHARTS, contracts_folder(options.contracts))
+    try:
+        contracts = contracts_folder(options.contracts)
+    except LabError as missing:
+        say(f"The registry stays empty: {missing}")
+        lab.up((), Path())
+    else:
+        lab.up(CHARTS, contracts)
     facts = described(lab)
     if options.json:
         print(json.dumps(facts))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 LOOKING = {"read", "refresh", "same"}
@@ -142,8 +143,12 @@ class Stack:
             time.sleep(0.05)
         if program.poll() is not None:
             raise EngineError(f"the run ended by itself: {(self.folder / 'killed.log').read_text()}")
-        os.killpg(program.pid, signal.SIGKILL)
+        plugins = psutil.Process(program.pid).children(recursive=True)
+        program.kill()
         program.wait()
+        for plugin in plugins:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                plugin.kill()
 
     def _stack(self) -> list[str]:
         return ["--stack", self.name]
