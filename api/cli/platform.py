@@ -61,14 +61,15 @@ def up(
     run = Run(stack, backend, project, as_json, policies=policies, policy_config=policy_config)
     chosen = parsed(values or [])
     opened = run.engine.open(create=True)
-    write(opened, run.engine.target.project, chosen)
+    with run.engine.explained():
+        write(opened, run.engine.target.project, chosen)
     planned = run.engine.preview(opened, refresh=refresh)
     run.show(planned)
     if planned.planned:
         run.agree(yes)
     # also where no resource changes: the stack's outputs may
     tally = run.engine.up(opened, expected=len(planned.planned), refresh=refresh)
-    run.end(tally, "Stack {stack} is up", outputs=_outputs(opened.outputs(), secrets=False))
+    run.end(tally, "Stack {stack} is up", outputs=_outputs(run.engine.outputs(opened), secrets=False))
 
 
 @app.command()
@@ -141,7 +142,7 @@ def outputs(
 ) -> None:
     """Print what the stack gives: addresses, names, and secrets when asked for."""
     run = Run(stack, backend, project, as_json)
-    found = _outputs(run.engine.open(create=False).outputs(), secrets=show_secrets)
+    found = _outputs(run.engine.outputs(run.engine.open(create=False)), secrets=show_secrets)
     if as_json:
         output.emit(found)
     elif found:

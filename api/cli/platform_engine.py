@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,8 @@ class Engine:
     """Operations on a target's stack. Each raises Failure with the reason and the resource."""
 
     def __init__(self, target: Target, display: Display) -> None:
+        # a stream of events that breaks off is warned of, by a thread, where `pulumi` itself tells it better
+        warnings.filterwarnings("ignore", module=r"pulumi\.automation\._stack")
         self.target, self.display = target, display
         self.program = Program()
         self.workspace = automation.LocalWorkspace(
@@ -141,28 +144,23 @@ class Engine:
     def open(self, *, create: bool) -> automation.Stack:
         """The stack. Made when missing and `create`; otherwise a missing one raises Failure."""
         name = self.target.stack
-        try:
-            return automation.Stack.select(name, self.workspace)
-        except automation.StackNotFoundError as error:
-            if not create:
-                hint = f"There is no stack {name} in {self.target.backend}; `ironyard platform up` makes it."
-                raise Failure(hint, Exit.NOT_FOUND) from error
-        except automation.CommandError as error:
-            raise self.failure(error) from error
-        try:
+        with self.explained():
+            try:
+                return automation.Stack.select(name, self.workspace)
+            except automation.StackNotFoundError as error:
+                if not create:
+                    hint = (
+                        f"There is no stack {name} in {self.target.backend}; `ironyard platform up` makes it."
+                    )
+                    raise Failure(hint, Exit.NOT_FOUND) from error
             made = automation.Stack.create(name, self.workspace)
-        except automation.CommandError as error:
-            raise self.failure(error) from error
         self.display.say(f"Stack {name} is new; its state is kept in {self.target.backend}.")
         return made
 
     def follow(self, title: str, act: Callable[[OnEvent], Any], *, expected: int | None = None) -> Tally:
         """Run one operation and show its progress; what it did."""
-        with self.display.following(title, expected) as tally:
-            try:
-                act(tally.take)
-            except automation.CommandError as error:
-                raise self.failure(error, tally) from error
+        with self.display.following(title, expected) as tally, self.explained(tally):
+            act(tally.take)
         if self.program.signalled:
             raise self._stopped()
         return tally
@@ -184,15 +182,17 @@ class Engine:
 
     def command(self, *arguments: str) -> str:
         """One `pulumi` command on the stack; its standard output."""
-        try:
+        with self.explained():
             found = self.program.run(
                 [*arguments, "--stack", self.target.stack],
                 self.workspace.work_dir,
                 self.workspace.env_vars,
             )
-        except automation.CommandError as error:
-            raise self.failure(error) from error
         return str(found.stdout)
+
+    def outputs(self, stack: automation.Stack) -> automation.OutputMap:
+        with self.explained():
+            return stack.outputs()
 
     def state(self) -> list[dict[str, Any]]:
         """The resources of the stack's state; secrets stay encrypted."""
@@ -201,7 +201,15 @@ class Engine:
         )
         return found
 
-    def failure(self, error: automation.CommandError, tally: Tally | None = None) -> Failure:
+    @contextlib.contextmanager
+    def explained(self, tally: Tally | None = None) -> Iterator[None]:
+        """Turns what the Automation API raises into Failure."""
+        try:
+            yield
+        except automation.CommandError as error:
+            raise self._failure(error, tally) from error
+
+    def _failure(self, error: automation.CommandError, tally: Tally | None) -> Failure:
         """The reason in the engine's own words, and what to do where that is known."""
         name, text = self.target.stack, str(error)
         if self.program.signalled:
@@ -250,7 +258,7 @@ class Engine:
 def _complaints(text: str) -> list[str]:
     """What `pulumi` said on standard error; the Automation API puts all streams into one text."""
     _, _, said = text.rpartition("\n stderr:")
-    lines = [plain(line) for line in said.splitlines() if line.strip()]
-    wrong = [line for line, raw in zip(lines, said.splitlines(), strict=False) if "error:" in raw]
+    lines = [line for line in map(plain, said.splitlines()) if line and not line.startswith("warning:")]
+    wrong = [plain(line) for line in said.splitlines() if "error:" in line]
     code = re.search(r"code: (-?\d+)", text)
     return wrong or lines or [f"pulumi ended without a word (code {code[1] if code else 'unknown'})."]
