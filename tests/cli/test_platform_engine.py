@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -126,6 +127,14 @@ def engine_of(process: subprocess.Popen[str]) -> int:
     return next(pid for pid, name in names.items() if name == "pulumi")
 
 
+def kill_session(leader: int) -> None:
+    """The engine and the plugins that it started: they are in its session, and would outlive it."""
+    for pid in (int(place.name) for place in Path("/proc").iterdir() if place.name.isdecimal()):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(pid) == leader:
+                os.kill(pid, signal.SIGKILL)
+
+
 def test_up_again_changed_and_drifted(command: Command) -> None:
     out, err = command("up", "--yes")
     assert "Stack local is new" in err
@@ -154,7 +163,7 @@ def test_a_killed_engine_leaves_a_lock_that_can_be_freed(command: Command) -> No
     command.order("web", "waits").touch()
     process = command.start("up", "--yes")
     wait_for(command.order("web", "begun"))
-    os.kill(engine_of(process), signal.SIGKILL)
+    kill_session(engine_of(process))
     err = process.communicate(timeout=120)[1]
     assert process.returncode == Exit.FAILED
     assert err.endswith(

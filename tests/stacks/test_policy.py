@@ -15,6 +15,8 @@ from pulumi_policy.deserialize import SPECIAL_SECRET_SIG, SPECIAL_SIG_KEY, deser
 from pulumi_policy.proxy import UNKNOWN_STRING_VALUE
 
 from stacks import versions
+from stacks.components.base import Component
+from stacks.policy.networks import GATEWAY, PRIVILEGED
 from stacks.policy.pods import ALLOWED
 from stacks.policy.rules import RULES, is_excepted, policies
 from stacks.policy.sealed import keep_marks
@@ -96,8 +98,10 @@ def test_an_exception_names_one_resource() -> None:
     assert not is_excepted(deployment(component="Cache"), by_urn)
 
 
-def test_each_allowance_says_why() -> None:
+def test_each_allowance_says_why_and_names_a_component() -> None:
+    components = {f"ironyard:platform:{one.__name__}" for one in Component.known.values()}
     assert all(one.reason and one.powers for one in ALLOWED)
+    assert {GATEWAY, *PRIVILEGED, *(one.component for one in ALLOWED)} <= components
 
 
 # What follows goes through the SDK as the engine's messages do.
