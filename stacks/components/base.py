@@ -25,6 +25,7 @@ __all__ = [
     "ComponentSettings",
     "Platform",
     "Resources",
+    "connect",
     "given_sections",
     "read_configuration",
     "section_types",
@@ -65,13 +66,10 @@ class Platform:
         cluster = sections["cluster"]
         assert isinstance(cluster, ClusterSettings)
         credentials = cluster.kubeconfig
-        is_content = credentials is not None and "\n" in credentials
-        provider = kubernetes.Provider(
-            "cluster",
-            kubeconfig=pulumi.Output.secret(credentials) if is_content else credentials,
-            context=cluster.context,
-            enable_server_side_apply=True,
-        )
+        if credentials is not None and "\n" in credentials:  # content, not a path
+            provider = connect(pulumi.Output.secret(credentials), cluster.context)
+        else:
+            provider = connect(credentials, cluster.context)
         return cls(pulumi.get_stack(), cluster, sections, provider)
 
     def enabled(self, component: type[Component[Any]]) -> bool:
@@ -274,6 +272,19 @@ class Component(pulumi.ComponentResource, Generic[S]):
             opts=self.options(protect=protect),
         )
         return pulumi.Output.secret(made.value)
+
+
+def connect(kubeconfig: pulumi.Input[str] | None, context: str | None) -> kubernetes.Provider:
+    """A provider whose word counts: what somebody else changed is put back, Secrets change in place."""
+    return kubernetes.Provider(
+        "cluster",
+        kubeconfig=kubeconfig,
+        context=context,
+        enable_server_side_apply=True,
+        enable_patch_force=True,
+        enable_config_map_mutable=True,
+        enable_secret_mutable=True,
+    )
 
 
 def without_registry(reference: str) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pulumi
-import pulumi_kubernetes as kubernetes
 
-from stacks.components.base import given_sections
+from stacks.components.base import connect, given_sections
 from stacks.settings import ConfigurationError
 from stacks.tenancy import queueing
 from stacks.tenancy.settings import PROJECT, TenancySettings, facade_of, read
@@ -42,12 +41,7 @@ def tenancy(snapshot: Snapshot, settings: TenancySettings) -> list[Workspace]:
         flavors = _flavors(snapshot, settings)
     except ConfigurationError as refused:
         raise pulumi.RunError(str(refused)) from None
-    provider = kubernetes.Provider(
-        "cluster",
-        kubeconfig=settings.cluster.kubeconfig,
-        context=settings.cluster.context,
-        enable_server_side_apply=True,
-    )
+    provider = connect(settings.cluster.kubeconfig, settings.cluster.context)
     opts = pulumi.ResourceOptions(providers=[provider])
     shared: list[pulumi.Resource] = []
     if settings.queueing.mode == "kueue":

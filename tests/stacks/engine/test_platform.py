@@ -74,10 +74,13 @@ def test_a_changed_value_touches_what_it_should(platform: New) -> None:
 def test_drift_is_seen_and_mended(platform: New, cluster_lab: ClusterLab) -> None:
     stack = platform(**only("cache"))
     stack.up()
-    cluster_lab.control_plane.kubectl("delete", "networkpolicy", "default-deny", "-n", "ironyard-cache")
+    there = ("-n", "ironyard-cache")
+    cluster_lab.control_plane.kubectl("delete", "networkpolicy", "default-deny", *there)
+    other = json.dumps({"spec": {"policyTypes": ["Ingress", "Egress"]}})
+    cluster_lab.control_plane.kubectl("patch", "networkpolicy", "same-namespace", f"--patch={other}", *there)
     drift = stack.drift()
     assert drift.code != 0
-    assert "ironyard-cache-default-deny" in touched(drift)
+    assert {"ironyard-cache-default-deny", "ironyard-cache-same-namespace"} <= touched(drift)
     stack.up("--refresh")
     assert stack.drift().code == 0
 

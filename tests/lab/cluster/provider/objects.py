@@ -129,8 +129,9 @@ class Objects:
             else:
                 return made
 
-    @staticmethod
-    def _forced(wanted: dict[str, Any]) -> bool:
+    def _forced(self, wanted: dict[str, Any]) -> bool:
+        if self.settings.get("enablePatchForce", "").lower() == "true":
+            return True
         return (wanted["metadata"].get("annotations") or {}).get(FORCE) == "true"
 
     @staticmethod
