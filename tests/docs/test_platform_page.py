@@ -28,7 +28,7 @@ def stack_file() -> Iterator[Path]:
 
 
 @pytest.mark.platform
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_the_platform_s_page(cluster_lab: ClusterLab, stack_file: Path, tmp_path: Path) -> None:
     names = {
         ".ironyard/cluster/env.sh": str(cluster_lab.env_file),
