@@ -48,6 +48,7 @@ packages() {
     command -v etcd >/dev/null || missing+=(etcd-server)
     command -v docker-registry >/dev/null || missing+=(docker-registry)
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || missing+=(postgresql)
+    command -v skopeo >/dev/null || missing+=(skopeo)
     [ ${#missing[@]} = 0 ] && return
     if on_debian; then
         install_packages "${missing[@]}"
