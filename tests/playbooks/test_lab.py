@@ -141,7 +141,8 @@ def test_a_host_left_dirty_by_a_tenant_with_root_is_clean_after_reclaim(enrolled
 
 def assert_nothing_runs(fleet: Fleet, name: str) -> None:
     assert fleet.sh(name, "pgrep -f 'sleep 7000|evil|nvidia-sim use'", check=False) == ""
-    assert set(fleet.sh(name, "ps -eo user:20= | sort -u").split()) <= {"daemon", "messagebus", "root"}
+    services = {"daemon", "messagebus", "prometheus", "root"}
+    assert set(fleet.sh(name, "ps -eo user:20= | sort -u").split()) <= services
     assert ":1A0A " not in fleet.sh(name, "cat /proc/net/tcp /proc/net/tcp6")
     units = fleet.sh(
         name, "systemctl list-units --all --plain --no-legend; systemctl list-unit-files --no-legend"
