@@ -141,13 +141,9 @@ class Component(pulumi.ComponentResource, Generic[S]):
         *,
         after: Sequence[pulumi.Resource] = (),
         protect: bool | None = None,
-        parent: pulumi.Resource | None = None,
-        **others: Any,
     ) -> pulumi.ResourceOptions:
         """Options of a child of this component."""
-        return pulumi.ResourceOptions(
-            parent=parent or self, depends_on=list(after) or None, protect=protect, **others
-        )
+        return pulumi.ResourceOptions(parent=self, depends_on=list(after) or None, protect=protect)
 
     def create_namespace(
         self, name: str, *, security: PodSecurity = "restricted", protect: bool | None = None

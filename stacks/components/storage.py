@@ -10,6 +10,7 @@ import pulumi_kubernetes as kubernetes
 from pydantic import Field, SecretStr, model_validator
 
 from stacks.components.base import UNPRIVILEGED, Component, ComponentSettings, Platform, Resources
+from stacks.components.keys import fingerprint
 from stacks.components.network import Allow, guard, metrics
 from stacks.settings import Frozen, HttpAddress, Quantity
 from stacks.versions import SEAWEEDFS, SEAWEEDFS_SHELL
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 NAMESPACE = "ironyard-storage"
 S3_PORT = 8333
 METRICS_PORT = 9327
+SHELL_USER = 1000
 CONFIG_KEY = "seaweedfs_s3_config"
 
 
@@ -87,10 +89,8 @@ class Storage(Component[StorageSettings]):
     settings_type = StorageSettings
     namespace = NAMESPACE
 
-    def __init__(self, platform: Platform, *, monitoring: Monitoring | None = None) -> None:
+    def __init__(self, platform: Platform, *, monitoring: Monitoring) -> None:
         super().__init__(platform)
-        self.watched = monitoring is not None and monitoring.watches
-        self.definitions = monitoring.definitions if monitoring else []
         self.buckets: dict[str, Bucket] = {}
         self.ready: list[pulumi.Resource] = []
         users = [c for c in Component.known.values() if c.bucket and platform.hosts(c)]
@@ -98,7 +98,7 @@ class Storage(Component[StorageSettings]):
         if self.settings.mode == "external":
             self._use_external(wanted)
         elif self.settings.mode == "seaweedfs":
-            self._install_seaweedfs(wanted, sorted({user.namespace for user in users}))
+            self._install_seaweedfs(wanted, sorted({user.namespace for user in users}), monitoring)
         self.register_outputs({"endpoint": next((b.endpoint for b in self.buckets.values()), None)})
 
     def for_component(self, component: type[Component[Any]]) -> Bucket:
@@ -118,7 +118,7 @@ class Storage(Component[StorageSettings]):
                 pulumi.Output.secret(given.secret_key.get_secret_value()),
             )
 
-    def _install_seaweedfs(self, wanted: list[str], users: list[str]) -> None:
+    def _install_seaweedfs(self, wanted: list[str], users: list[str], monitoring: Monitoring) -> None:
         space = self.create_namespace(NAMESPACE, security="baseline", protect=True)
         s3 = {"app.kubernetes.io/component": "s3"}
         allows = [Allow("s3", namespaces=users, ports=(S3_PORT,), pods=s3)] if users else []
@@ -138,8 +138,8 @@ class Storage(Component[StorageSettings]):
         release = self.install(
             SEAWEEDFS,
             namespace=NAMESPACE,
-            values=self._values(),
-            after=[keys, *closed, *self.definitions],
+            values=self._values(monitoring),
+            after=[keys, *closed, *monitoring.definitions],
             protect=True,
         )
         self.ready = [self._make_buckets(wanted, release)] if wanted else [release]
@@ -164,7 +164,8 @@ class Storage(Component[StorageSettings]):
             "image": self.platform.image(SEAWEEDFS_SHELL),
             "command": ["/bin/sh", "-c", script],
             "resources": Resources(cpu="100m", memory="128Mi").render(),
-            "security_context": UNPRIVILEGED,
+            # its image names no user, so that as it is it would be refused as root
+            "security_context": {**UNPRIVILEGED, "run_as_user": SHELL_USER},
         }
         return self.run_once("make-buckets", namespace=NAMESPACE, container=container, after=[release])
 
@@ -179,14 +180,14 @@ class Storage(Component[StorageSettings]):
         ]
         return pulumi.Output.json_dumps({"identities": identities}, sort_keys=True)
 
-    def _values(self) -> dict[str, Any]:
+    def _values(self, monitoring: Monitoring) -> dict[str, Any]:
         settings = self.settings
         disk = {"type": "persistentVolumeClaim", "storageClass": self.platform.cluster.storage_class or ""}
         resources = settings.resources.render()
         return {
             "global": {
                 "imageRegistry": self.platform.cluster.images or "",
-                "seaweedfs": {"monitoring": {"enabled": self.watched}},
+                "seaweedfs": {"monitoring": {"enabled": monitoring.watches}},
             },
             "master": {
                 "replicas": 3 if self.platform.cluster.high_availability else 1,
@@ -212,6 +213,8 @@ class Storage(Component[StorageSettings]):
                 "port": S3_PORT,
                 "enableAuth": True,
                 "existingConfigSecret": "s3-identities",
+                # the gateway reads its identities when it starts
+                "podAnnotations": {"ironyard/secrets": fingerprint(self._identities())},
                 "resources": resources,
             },
         }

@@ -53,9 +53,21 @@ class Up:
         """Its exit code; nothing that it started may be left."""
         children = self.children()
         self.process.send_signal(number)
-        code = self.process.wait(40)
+        try:
+            code = self.process.wait(150)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"it did not stop:\n{self.described()}\n{self.text()}")
         assert [child for child in children if child.is_running()] == []
         return code
+
+    def described(self) -> str:
+        """Who runs still, in which state, and where in the kernel each thread waits."""
+        lines = []
+        for process in [psutil.Process(self.process.pid), *self.children()]:
+            lines.append(f"{process.pid} {process.status()} {' '.join(process.cmdline())}")
+            threads = sorted(Path(f"/proc/{process.pid}/task").iterdir())
+            lines += [f"  {thread.name} {(thread / 'wchan').read_text()}" for thread in threads]
+        return "\n".join(lines)
 
 
 @pytest.fixture

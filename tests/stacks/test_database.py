@@ -48,7 +48,9 @@ def roll(roll_out: Any, *, watches: bool = False, **config: Any) -> tuple[Any, D
     def program() -> None:
         platform = Platform.load()
         monitoring: Any = SimpleNamespace(watches=watches, definitions=[])
-        made.append(Database(platform, storage=Storage(platform), monitoring=monitoring))
+        made.append(
+            Database(platform, storage=Storage(platform, monitoring=monitoring), monitoring=monitoring)
+        )
 
     return roll_out(program, **config), made[0]
 
@@ -80,7 +82,7 @@ def test_a_login_is_an_address_and_a_secret(roll_out: Any, library: Any) -> None
     def program() -> None:
         platform = Platform.load()
         monitoring: Any = SimpleNamespace(watches=False, definitions=[])
-        database = Database(platform, storage=Storage(platform), monitoring=monitoring)
+        database = Database(platform, storage=Storage(platform, monitoring=monitoring), monitoring=monitoring)
         login = database.for_component(library)
         pulumi.Output.all(login.dsn, login.dsn.is_secret()).apply(dsn.extend)
 

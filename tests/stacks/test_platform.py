@@ -76,6 +76,18 @@ def test_every_pod_has_limits_a_pinned_image_and_no_privilege(seen: Any) -> None
     assert faults == []
 
 
+def test_every_pod_that_may_not_be_root_says_who_it_is(seen: Any) -> None:
+    """An image without a numeric user would be refused when it starts, long after the roll-out began."""
+    faults = []
+    for document in objects(seen):
+        pod = pod_of(document) or {}
+        for container in containers(pod):
+            context = {**pod.get("securityContext", {}), **container.get("securityContext", {})}
+            if context.get("runAsNonRoot") and not context.get("runAsUser"):
+                faults.append(f"{document['kind']} {document['metadata']['name']}: {container['name']}")
+    assert faults == []
+
+
 def test_every_namespace_is_closed_and_says_what_its_pods_may_do(seen: Any) -> None:
     namespaces = {
         d["metadata"]["name"]: d["metadata"]["labels"] for d in objects(seen) if d["kind"] == "Namespace"

@@ -37,7 +37,7 @@ def build() -> Registry:
     platform = Platform.load()
     monitoring = Monitoring(platform)
     gateway = Gateway(platform, monitoring=monitoring)
-    storage = Storage(platform)
+    storage = Storage(platform, monitoring=monitoring)
     database = Database(platform, storage=storage, monitoring=monitoring)
     cache = Cache(platform, monitoring=monitoring)
     return Registry(

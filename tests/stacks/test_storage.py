@@ -23,8 +23,23 @@ def test_seaweedfs_asks_for_authentication_and_each_bucket_has_a_key_of_its_own(
     secret = seen.one("Secret", "s3-identities")
     assert "stringData" in secret.secrets or "stringData.seaweedfs_s3_config" in secret.secrets
     identities = json.loads(secret.inputs["stringData"]["seaweedfs_s3_config"])
+    assert {identity["name"] for identity in identities["identities"]} == {
+        "database",
+        "experiments",
+        "registry",
+    }
     for identity in identities["identities"]:
         assert all(action.endswith(f":{identity['name']}") for action in identity["actions"])
+
+
+def test_another_list_of_keys_starts_the_gateway_anew(roll_out: Any) -> None:
+    stamps = [
+        roll_out(program, experiments={"mode": mode})
+        .one("Release", "seaweedfs")
+        .inputs["values"]["s3"]["podAnnotations"]["ironyard/secrets"]
+        for mode in ("mlflow", "mlflow", "off")
+    ]
+    assert stamps[0] == stamps[1] != stamps[2]
 
 
 def test_a_wrong_value_is_refused_before_anything_is_registered(roll_out: Any) -> None:
