@@ -9,7 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import accounts, baseline, cleaning, containers, places, processes, tracked, units
+from ansible.module_utils import (
+    accounts,
+    baseline,
+    cleaning,
+    containers,
+    parts,
+    places,
+    processes,
+    tracked,
+    units,
+)
 from ansible.module_utils.steps import Step, StepFailed, require_manifest, run, run_module
 
 DOCUMENTATION = r"""
@@ -62,6 +72,7 @@ removed:
 def body(step: Step, params: dict[str, Any]) -> None:
     manifest = require_manifest(params["manifest"])
     homes = set(manifest["homes"].values())
+    parts.clean(step, manifest, parts.FIRST)
     cleaning.unmount_below(step, [*params["paths"], "/home", "/root", "/run/user"], own_runtime())
     # first what starts by itself: a cron job that fires meanwhile would write into folders emptied before
     restored = cleaning.restore_tracked(step, manifest, [*places.SYSTEM, *homes])
@@ -75,6 +86,7 @@ def body(step: Step, params: dict[str, Any]) -> None:
     wipe_owned(step, manifest, params["owner_paths"], params["owner_skip"])
     containers.clean(step, manifest)
     wipe_ipc(step, manifest)
+    parts.clean(step, manifest, parts.LAST)
 
 
 def take(step: Step, word: str, path: str) -> None:

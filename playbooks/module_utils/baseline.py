@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ansible.module_utils import (
     cleaning,
     containers,
     nvidia_smi,
+    parts,
     places,
     processes,
     sshd,
@@ -55,6 +57,7 @@ def build() -> dict[str, Any]:
         "modules": kernel_modules(),
         "gpu": gpu(),
         "host_keys": sshd.host_keys(),
+        "parts": parts.record(),
     }
     for name in ("passwd", "group"):
         accounts.recorded(manifest, name)
@@ -231,6 +234,7 @@ CHECKS = {
     "sockets": _sockets,
     "IPC": _ipc,
     "kernel modules": _modules,
+    **{name: partial(parts.check, name) for name in parts.PARTS},
 }
 
 
