@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from ansible.module_utils import mounts, sysctl
 from ansible.module_utils.steps import Step, StepFailed
 
 
@@ -18,10 +19,10 @@ class Part(Protocol):
     def clean(self, step: Step, before: Any) -> None: ...
 
 
-PARTS: dict[str, Part] = {}
+PARTS: dict[str, Part] = {"mounts": mounts, "sysctl": sysctl}
 # Before anybody looks at files: what is mounted over a path hides it.
-FIRST: tuple[str, ...] = ()
-LAST: tuple[str, ...] = ()
+FIRST = ("mounts",)
+LAST = ("sysctl",)
 
 
 def record() -> dict[str, Any]:
