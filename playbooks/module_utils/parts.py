@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from ansible.module_utils import mounts, sysctl
+from ansible.module_utils import cgroups, kernel, keyrings, mounts, sysctl
 from ansible.module_utils.steps import Step, StepFailed
 
 
@@ -19,10 +19,16 @@ class Part(Protocol):
     def clean(self, step: Step, before: Any) -> None: ...
 
 
-PARTS: dict[str, Part] = {"mounts": mounts, "sysctl": sysctl}
+PARTS: dict[str, Part] = {
+    "mounts": mounts,
+    "kernel": kernel,
+    "keyrings": keyrings,
+    "cgroups": cgroups,
+    "sysctl": sysctl,
+}
 # Before anybody looks at files: what is mounted over a path hides it.
 FIRST = ("mounts",)
-LAST = ("sysctl",)
+LAST = ("kernel", "keyrings", "cgroups", "sysctl")
 
 
 def record() -> dict[str, Any]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import re
 import stat
 from collections.abc import Iterator
 
-from ansible.module_utils import libc
+from ansible.module_utils import pseudo
 from ansible.module_utils.steps import Step, StepFailed
 
 ROOT = "/proc/sys"
@@ -61,11 +59,9 @@ def read(root: str = ROOT) -> Values:
     for key in sorted(walk(root)):
         if PASSING.match(key):
             continue
-        try:
-            with open(os.path.join(root, key), encoding="utf-8", errors="replace") as source:
-                found[key] = " ".join(source.read().split())
-        except OSError:  # some can only be written, some need a device that is absent
-            continue
+        said = pseudo.read(os.path.join(root, key))
+        if said is not None:
+            found[key] = " ".join(said.split())
     return found
 
 
@@ -113,30 +109,10 @@ def clean(step: Step, before: Values) -> None:
     for key, (said, wanted) in changed.items():
         step.gone("kernel parameters", f"{key.replace('/', '.')} {said} → {wanted}")
         if not step.check:
-            write(key, wanted)
+            pseudo.write(f"{ROOT}/{key}", wanted)
     left = {} if step.check else differences(before, read())
     if left:
         raise StepFailed(
             f"{len(left)} kernel parameters could not be put back",
             [f"{key} is {said}, was {wanted}" for key, (said, wanted) in left.items()],
         )
-
-
-def write(key: str, wanted: str, root: str = ROOT) -> None:
-    """Set one parameter, through a read-only /proc/sys as well; what the kernel refuses stays as it is."""
-    with contextlib.suppress(OSError):
-        try:
-            _write(f"{root}/{key}", wanted)
-        except OSError as error:
-            if error.errno != errno.EROFS:
-                raise
-            libc.remount(root, "nosuid,nodev,noexec")
-            try:
-                _write(f"{root}/{key}", wanted)
-            finally:
-                libc.remount(root, "ro,nosuid,nodev,noexec")
-
-
-def _write(path: str, said: str) -> None:
-    with open(path, "w", encoding="utf-8") as target:
-        target.write(said + "\n")
