@@ -125,8 +125,11 @@ def run_module(name: str, argument_spec: dict[str, Any], body: Body) -> None:
     from ansible.module_utils.basic import AnsibleModule
 
     see_the_host()
-    module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True)
+    # no_log: the arguments hold the manifest, which is nothing for the host's journal
+    module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True, no_log=True)
     succeeded, result = perform(Step(name, check=module.check_mode), module.params, body)
+    small = {key: given for key, given in module.params.items() if key != "manifest"}
+    result["invocation"] = {"module_args": small}  # nor for every result
     if succeeded:
         module.exit_json(**result)
     module.fail_json(**result)
