@@ -24,6 +24,10 @@ options:
     description: Record anew although a manifest exists.
     type: bool
     default: false
+  install:
+    description: By step what was installed or why not; part of a new record.
+    type: dict
+    default: {}
 """
 EXAMPLES = r"""
 - name: Record the clean host
@@ -51,13 +55,17 @@ def body(step: Step, params: dict[str, Any]) -> dict[str, Any]:
         for finding in findings:
             step.note(finding)
         return {"manifest": given, "findings": findings, "host_keys": sshd.host_keys()}
-    manifest = baseline.build()
+    manifest = {**baseline.build(), "install": params["install"]}
     step.note(f"recorded {len(manifest['files'])} files, {len(manifest['units'])} units")
     return {"manifest": manifest, "findings": [], "host_keys": manifest["host_keys"]}
 
 
 def main() -> None:
-    spec = {"manifest": {"type": "dict"}, "rebaseline": {"type": "bool", "default": False}}
+    spec = {
+        "manifest": {"type": "dict"},
+        "rebaseline": {"type": "bool", "default": False},
+        "install": {"type": "dict", "default": {}},
+    }
     run_module("manifest", spec, body)
 
 
