@@ -18,7 +18,11 @@ short_description: Check that a host can be enrolled
 description: Operating system, Python, root or passwordless sudo, systemd, sshd, and nvidia-smi where the bus
   has a GPU.
 author: Ironyard
-options: {}
+options:
+  driver_required:
+    description: Whether a GPU without nvidia-smi is a problem; not where the driver is installed next.
+    type: bool
+    default: true
 """
 EXAMPLES = r"""
 - name: Check the host
@@ -33,7 +37,7 @@ evidence:
 """
 
 
-def problems(step: Step) -> list[str]:
+def problems(step: Step, *, driver_required: bool) -> list[str]:
     found = []
     release = machine.os_release()
     step.note(f"OS: {release.get('PRETTY_NAME', 'unknown')}; Python {platform.python_version()}")
@@ -53,25 +57,25 @@ def problems(step: Step) -> list[str]:
         found.append("systemd is not the running init")
     if not sshd.have_sshd():
         found.append("no sshd is installed")
-    return found + gpu_problems(step)
+    return found + gpu_problems(step, driver_required=driver_required)
 
 
-def gpu_problems(step: Step) -> list[str]:
+def gpu_problems(step: Step, *, driver_required: bool) -> list[str]:
     on_bus = machine.pci_gpus()
     step.note(f"NVIDIA GPUs on the PCI bus: {len(on_bus)}")
-    if on_bus and run("nvidia-smi", "-L", timeout=60).code == 127:
+    if on_bus and driver_required and run("nvidia-smi", "-L", timeout=60).code == 127:
         return [f"{len(on_bus)} NVIDIA GPUs are on the PCI bus but nvidia-smi is missing: install the driver"]
     return []
 
 
-def body(step: Step, _params: dict[str, Any]) -> None:
-    found = problems(step)
+def body(step: Step, params: dict[str, Any]) -> None:
+    found = problems(step, driver_required=params["driver_required"])
     if found:
         raise StepFailed("the host cannot be managed: " + "; ".join(found))
 
 
 def main() -> None:
-    run_module("preflight", {}, body)
+    run_module("preflight", {"driver_required": {"type": "bool", "default": True}}, body)
 
 
 if __name__ == "__main__":

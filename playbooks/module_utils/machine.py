@@ -16,6 +16,7 @@ from ansible.module_utils.steps import StepFailed, run
 ROOT = Path("/")
 NVIDIA = "10de"
 GPU_CLASSES = ("0300", "0302")
+SWITCH_CLASSES = ("0680",)  # NVSwitches are bridges of no other kind
 SUPPORTED = {"debian": ("12",), "ubuntu": ("22.04", "24.04")}
 RHEL_FAMILY = ("rhel", "rocky", "almalinux", "ol", "centos")
 
@@ -101,13 +102,23 @@ def numa_node(address: str | None, root: Path = ROOT) -> int | None:
 
 
 def pci_gpus(root: Path = ROOT) -> list[dict[str, str]]:
-    """NVIDIA display and 3D controllers on the bus.
+    """NVIDIA display and 3D controllers on the bus."""
+    return pci_devices(GPU_CLASSES, root)
+
+
+def pci_switches(root: Path = ROOT) -> list[dict[str, str]]:
+    """NVSwitches on the bus; their links work only under a fabric manager."""
+    return pci_devices(SWITCH_CLASSES, root)
+
+
+def pci_devices(classes: tuple[str, ...], root: Path = ROOT) -> list[dict[str, str]]:
+    """NVIDIA's devices of these PCI classes.
 
     Lspci comes first: it also answers where sysfs is not the host's.
     """
     listed = run("lspci", "-Dnmm", timeout=20) if root == ROOT else None
     if listed is not None and listed.ok:
-        return parse_lspci(listed.out)
+        return parse_lspci(listed.out, classes)
     devices = root / "sys/bus/pci/devices"
     if not devices.is_dir():
         raise StepFailed("the PCI bus cannot be read: no lspci and no /sys/bus/pci/devices")
@@ -116,19 +127,19 @@ def pci_gpus(root: Path = ROOT) -> list[dict[str, str]]:
         kind, vendor, model = (
             (read(device / name) or "0x").replace("0x", "") for name in ("class", "vendor", "device")
         )
-        if vendor == NVIDIA and kind[:4] in GPU_CLASSES:
+        if vendor == NVIDIA and kind[:4] in classes:
             found.append({"address": device.name, "vendor_id": vendor, "device_id": model})
     return found
 
 
-def parse_lspci(text: str) -> list[dict[str, str]]:
+def parse_lspci(text: str, classes: tuple[str, ...] = GPU_CLASSES) -> list[dict[str, str]]:
     """Lines of `lspci -Dnmm` (0000:01:00.0 "0302" "10de" "2330" …); `lspci -Dnn` is understood as well."""
     found = []
     for line in text.splitlines():
         plain = re.match(r'(\S+) "?(?:Class )?([0-9a-f]{4})"? "([0-9a-f]{4})" "([0-9a-f]{4})"', line)
         named = re.match(r"(\S+) .*?\[([0-9a-f]{4})\]: .*\[([0-9a-f]{4}):([0-9a-f]{4})\]", line)
         match = plain or named
-        if match and match.group(3) == NVIDIA and match.group(2) in GPU_CLASSES:
+        if match and match.group(3) == NVIDIA and match.group(2) in classes:
             found.append(
                 {"address": match.group(1), "vendor_id": match.group(3), "device_id": match.group(4)}
             )
