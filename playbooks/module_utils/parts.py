@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from ansible.module_utils import cgroups, kernel, keyrings, mounts, sysctl
+from ansible.module_utils import cgroups, firewall, kernel, keyrings, mounts, network, sysctl
 from ansible.module_utils.steps import Step, StepFailed
 
 
@@ -24,11 +24,13 @@ PARTS: dict[str, Part] = {
     "kernel": kernel,
     "keyrings": keyrings,
     "cgroups": cgroups,
+    "network": network,
+    "firewall": firewall,
     "sysctl": sysctl,
 }
 # Before anybody looks at files: what is mounted over a path hides it.
 FIRST = ("mounts",)
-LAST = ("kernel", "keyrings", "cgroups", "sysctl")
+LAST = ("kernel", "keyrings", "cgroups", "network", "firewall", "sysctl")
 
 
 def record() -> dict[str, Any]:
