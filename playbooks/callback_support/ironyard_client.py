@@ -51,18 +51,26 @@ class Client:
 
         Raises Refused (4xx, 5xx) or OSError (no answer).
         """
+        raw = self._ask("POST", path, json.dumps(body).encode())
+        return json.loads(raw) if raw.strip() else None
+
+    def get(self, path: str) -> bytes:
+        """The answer's bytes. Raises as ``post`` does."""
+        return self._ask("GET", path, None)
+
+    def _ask(self, method: str, path: str, body: bytes | None) -> bytes:
         request = urllib.request.Request(  # noqa: S310 - the address is the operator's own setting
             f"{self.address}{path}",
-            data=json.dumps(body).encode(),
+            data=body,
             headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
-            method="POST",
+            method=method,
         )
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:  # noqa: S310
-                raw = answer.read()
+                raw: bytes = answer.read()
         except urllib.error.HTTPError as error:
             raise Refused(error.code, problem(error)) from error
-        return json.loads(raw) if raw.strip() else None
+        return raw
 
 
 def problem(error: urllib.error.HTTPError) -> str:

@@ -17,6 +17,7 @@ options:
     required: true
 """
 MAX_EVIDENCE = 100
+MAX_PATHS = 200
 Result = dict[str, Any]
 
 
@@ -27,17 +28,45 @@ def merge(name: str, results: list[Result]) -> Result:
     for result in done:
         for kind, count in (result.get("removed") or {}).items():
             removed[kind] = removed.get(kind, 0) + count
+    paths, dropped = _paths(done)
     failed = any(result.get("failed") or result.get("unreachable") for result in done)
     evidence = [line for result in done for line in result.get("evidence") or []]
     if failed and not evidence:
         evidence = [str(result["msg"]) for result in done if result.get("msg")]
     return {
         "name": name,
-        "status": "failed" if failed else "ok" if done else "skipped",
+        "status": "failed" if failed else "ok" if done and not _left_out(done) else "skipped",
         "seconds": round(sum(float(result.get("seconds") or 0) for result in done), 3),
         "changed": any(bool(result.get("changed")) for result in done),
         "removed": removed,
+        "paths": paths,
+        "paths_dropped": dropped,
         "evidence": evidence[:MAX_EVIDENCE],
+    }
+
+
+def _paths(done: list[Result]) -> tuple[dict[str, list[str]], int]:
+    """By kind what was removed, some hundred of each at most, and how many are not listed."""
+    found: dict[str, list[str]] = {}
+    for result in done:
+        for kind, listed in (result.get("paths") or {}).items():
+            found.setdefault(kind, []).extend(listed)
+    dropped = sum(int(result.get("paths_dropped") or 0) for result in done)
+    dropped += sum(max(0, len(listed) - MAX_PATHS) for listed in found.values())
+    return {kind: listed[:MAX_PATHS] for kind, listed in found.items()}, dropped
+
+
+def _left_out(done: list[Result]) -> bool:
+    """Whether every module of the step said that this host does not need it."""
+    return all("skipped" in (result.get("install") or {}) for result in done)
+
+
+def installs(results: dict[str, list[Result]]) -> dict[str, Any]:
+    """By step what was installed or why nothing was, as far as the play has come."""
+    return {
+        name: entry
+        for name, parts in results.items()
+        if (entry := _last([part for part in parts if part], "install"))
     }
 
 
@@ -72,7 +101,9 @@ def report(
         "steps": steps,
         "facts": _last(every, "facts"),
         "manifest": _last(every, "manifest"),
+        "index": _last(every, "index"),
         "host_keys": _last(every, "host_keys"),
+        "health": _last(every, "health"),
         "findings": [str(finding) for result in every for finding in result.get("findings") or []],
     }
 
@@ -83,4 +114,4 @@ def _last(results: list[Result], key: str) -> Any:
 
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"ironyard_report": report}
+        return {"ironyard_report": report, "ironyard_installs": installs}

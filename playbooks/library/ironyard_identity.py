@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import accounts, cleaning, places, sshd, tracked
-from ansible.module_utils.steps import Step, require_manifest, run_module
+from ansible.module_utils import accounts, places, restoring, sshd, tracked
+from ansible.module_utils.steps import Step, StepFailed, require_manifest, run_module
 
 DOCUMENTATION = r"""
 module: ironyard_identity
@@ -66,21 +66,22 @@ def body(step: Step, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def restore(step: Step, manifest: dict[str, Any]) -> None:
+    here = restoring.Trees(manifest)
     for name in accounts.extra(manifest, "passwd"):
         step.gone("accounts", name)
     for name in accounts.extra(manifest, "group"):
         step.gone("groups", name)
-    before = set(accounts.key_folders())
+    folders = accounts.recorded_key_folders(manifest)
     with password_lock():
-        cleaning.restore_tracked(step, manifest, places.IDENTITY)
+        _, stuck = here.mend(step, restoring.of_identity(folders), [*places.IDENTITY, *folders])
         restore_shadow(step, manifest)
     for path in BACKUPS:
-        if path.exists():
+        if os.path.lexists(path):
             step.did(f"removed {path}")
             if not step.check:
                 tracked.remove(path)
-    folders = sorted(before | set(accounts.key_folders()))
-    cleaning.restore_tracked(step, manifest, folders)
+    if stuck:
+        raise StepFailed(f"{len(stuck)} files cannot be restored, the first is {stuck[0]}", stuck)
     sshd.validate()
 
 
@@ -99,22 +100,28 @@ def replace(step: Step, path: Path, text: str, word: str) -> None:
 
     Its content is never reported.
     """
-    if path.read_text(errors="replace") == text:
+    if os.path.isfile(path) and path.read_text(errors="replace") == text:
         return
     step.did(f"restored {word}: {path}")
     if step.check:
         return
-    info = path.stat()
+    rights = path.stat() if os.path.isfile(path) else None
     tracked.write(path, text.encode())
-    os.chown(path, info.st_uid, info.st_gid)
-    path.chmod(info.st_mode & 0o7777)
+    if rights:
+        os.chown(path, rights.st_uid, rights.st_gid)
+        path.chmod(rights.st_mode & 0o7777)
 
 
 @contextmanager
 def password_lock() -> Iterator[None]:
     """The lock that useradd and passwd take (lckpwdf)."""
-    with Path("/etc/.pwd.lock").open("a") as lock:
+    path = Path("/etc/.pwd.lock")
+    if path.is_symlink() or path.is_dir():
+        tracked.remove(path)
+    with path.open("a") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
+        path.chmod(0o600)
+        lock.truncate(0)
         yield
 
 

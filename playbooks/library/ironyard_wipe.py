@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,14 @@ from ansible.module_utils import (
     baseline,
     cleaning,
     containers,
+    index,
+    packages,
     parts,
-    places,
+    pristine,
     processes,
+    restoring,
     tracked,
+    trees,
     units,
 )
 from ansible.module_utils.steps import Step, StepFailed, require_manifest, run, run_module
@@ -71,22 +74,33 @@ removed:
 
 def body(step: Step, params: dict[str, Any]) -> None:
     manifest = require_manifest(params["manifest"])
-    homes = set(manifest["homes"].values())
+    here = restoring.Trees(manifest)
     parts.clean(step, manifest, parts.FIRST)
     cleaning.unmount_below(step, [*params["paths"], "/home", "/root", "/run/user"], own_runtime())
+    for name in sorted(packages.record().keys() - manifest["packages"].keys()):
+        step.note(f"package {name} is not in the manifest: its files and its entry go")
     # first what starts by itself: a cron job that fires meanwhile would write into folders emptied before
-    restored = cleaning.restore_tracked(step, manifest, [*places.SYSTEM, *homes])
-    wipe_watched(step, manifest)
+    restored, stuck = here.mend(step, not_identity(manifest))
     settle(step, manifest, restored)
     for folder in params["paths"]:
         for path in cleaning.leftovers(folder, manifest, params["keep"]):
             take(step, "temporary files", path)
     wipe_runtime(step)
-    wipe_homes(step, manifest, homes)
     wipe_owned(step, manifest, params["owner_paths"], params["owner_skip"])
     containers.clean(step, manifest)
     wipe_ipc(step, manifest)
+    pristine.clean(step, here.contents)
     parts.clean(step, manifest, parts.LAST)
+    if stuck:
+        shown = [f"cannot be restored: {index.shown(path)}" for path in stuck]
+        raise StepFailed(
+            f"{len(stuck)} files cannot be restored, the first is {index.shown(stuck[0])}", shown
+        )
+
+
+def not_identity(manifest: dict[str, Any]) -> Callable[[str], bool]:
+    identity = restoring.of_identity(accounts.recorded_key_folders(manifest))
+    return lambda path: not identity(path)
 
 
 def take(step: Step, word: str, path: str) -> None:
@@ -109,28 +123,6 @@ def wipe_runtime(step: Step) -> None:
                 take(step, "runtime files", f"{real}/{path}")
         else:
             take(step, "runtime folders", str(real))
-
-
-def wipe_homes(step: Step, manifest: dict[str, Any], homes: set[str]) -> None:
-    for real in sorted(Path("/home").glob("*")):
-        if str(real) not in homes and str(real) not in manifest["files"]:
-            take(step, "homes", str(real))
-    module = Path(__file__).resolve()
-    for home in sorted(homes):
-        for name in places.TRACES:
-            real = Path(home) / name
-            if os.path.lexists(real) and real not in module.parents:
-                take(step, "histories and caches", str(real))
-
-
-def wipe_watched(step: Step, manifest: dict[str, Any]) -> None:
-    """The vendor's unit folders: additions go; an altered vendor unit cannot be put back and fails."""
-    now = baseline.watched()
-    for path in sorted(now.keys() - manifest["watched"].keys(), reverse=True):
-        take(step, "unit files", path)
-    bad = [path for path, said in manifest["watched"].items() if now.get(path) != said]
-    if bad:
-        raise StepFailed("vendor unit files were altered or removed: reinstall their package", sorted(bad))
 
 
 def wipe_owned(step: Step, manifest: dict[str, Any], tops: list[str], skip: list[str]) -> None:
@@ -172,14 +164,15 @@ def wipe_ipc(step: Step, manifest: dict[str, Any]) -> None:
         raise StepFailed("IPC objects could not be removed", [f"{kind} {name}" for kind, name in left])
 
 
-def settle(step: Step, manifest: dict[str, Any], restored: tracked.Difference) -> None:
+def settle(step: Step, manifest: dict[str, Any], restored: trees.Difference) -> None:
     """Systemd reads the restored units, the platform's own services run as recorded, nothing new stays."""
     if step.check:
         return
     if step.changed:
         run("systemctl", "daemon-reload", timeout=60)
+        run("udevadm", "control", "--reload", timeout=30)
     cleaning.end_units(step, manifest)
-    for name in touched(restored, manifest):
+    for name in stale(restored, manifest):
         step.did(f"restarted {name}")
         run("systemctl", "try-restart", name, timeout=120)
     for name in units.down(manifest):
@@ -188,15 +181,22 @@ def settle(step: Step, manifest: dict[str, Any], restored: tracked.Difference) -
     cleaning.end_processes(step, manifest)
 
 
-def touched(restored: tracked.Difference, manifest: dict[str, Any]) -> list[str]:
-    """Platform services that may run with a configuration which is no longer there."""
-    found = set()
-    for path in [*restored.extra, *restored.missing, *restored.altered]:
-        match = re.match(r"/etc/systemd/system/([^/]+\.service)(\.d/.*)?$", path)
-        name = match.group(1) if match else "docker.service" if path.startswith("/etc/docker/") else ""
-        if name in manifest["services"]:
-            found.add(name)
-    return sorted(found)
+def stale(restored: trees.Difference, manifest: dict[str, Any]) -> list[str]:
+    """Platform services that may run with configuration, a program or a library which is no longer there."""
+    words = {word.split(".")[0] for path in restored.paths() for word in configuring(path)}
+    named = {
+        name
+        for name in manifest["services"]
+        if {name.split(".")[0].split("@")[0], name.split(".")[0].replace("systemd-", "")} & words
+    }
+    return sorted(
+        named | {one.unit for one in processes.outdated(processes.scan()) if one.unit in manifest["services"]}
+    )
+
+
+def configuring(path: str) -> list[str]:
+    """The parts of a path that may name the service which it configures."""
+    return path.split("/")[2:] if path.startswith(("/etc/", "/run/systemd/")) or "/systemd/" in path else []
 
 
 def main() -> None:

@@ -62,6 +62,13 @@ def key_folders(root: Path = ROOT) -> list[str]:
     return sorted(f"{home}/.ssh" for home in candidates if home not in {"", "/nonexistent", "/dev", "/proc"})
 
 
+def recorded_key_folders(manifest: dict[str, Any], root: Path = ROOT) -> list[str]:
+    """The ~/.ssh of every account of now or of the manifest."""
+    then = {row[5].rstrip("/") for row in recorded(manifest, "passwd").values() if len(row) > 5}
+    known = {f"{home}/.ssh" for home in then if home not in {"", "/nonexistent", "/dev", "/proc"}}
+    return sorted(known | set(key_folders(root)))
+
+
 def password_state(field: str | None) -> str:
     """'locked', 'empty', or a digest of the field: enough to see a change, useless to log in with."""
     if field is None or field[:1] in ("!", "*"):
@@ -77,7 +84,9 @@ def password_findings(manifest: dict[str, Any], root: Path = ROOT) -> list[str]:
     """A password may stay what it was or be locked; anything else is a way back in."""
     before = manifest["passwords"]
     findings = []
-    for name, state in passwords(root).items():
+    now = passwords(root)
+    findings += [f"password entry of {name} is gone" for name in before if name not in now]
+    for name, state in now.items():
         if name not in before:
             findings.append(f"password entry of {name} is not in the manifest")
         elif state not in (before[name], "locked"):
@@ -95,7 +104,8 @@ def restore_shadow(manifest: dict[str, Any], root: Path = ROOT) -> list[str]:
         if password_state(row[1]) not in (state, "locked"):
             row = [name, "!", *row[2:]]  # noqa: PLW2901
         lines.append(":".join(row))
-    return lines
+    there = {line.split(":")[0] for line in lines}
+    return lines + [f"{name}:!:::::::" for name in manifest["passwords"] if name not in there]
 
 
 def restore_gshadow(manifest: dict[str, Any], root: Path = ROOT) -> list[str]:

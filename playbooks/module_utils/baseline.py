@@ -14,16 +14,16 @@ from ansible.module_utils import (
     cleaning,
     containers,
     nvidia_smi,
+    packages,
     parts,
-    places,
     processes,
+    recording,
     sshd,
-    tracked,
     units,
 )
 from ansible.module_utils.steps import StepFailed
 
-FORMAT = 1
+FORMAT = 2
 MAX_BYTES = 250_000
 GPU_KEYS = (
     "uuid",
@@ -36,17 +36,19 @@ GPU_KEYS = (
     "power_limit_watts",
     "application_clocks",
     "memory_used_mib",
+    "lasting",
 )
 ROOT = Path("/")
 
 
-def build() -> dict[str, Any]:
-    """Record this host. Raises StepFailed when a part cannot be read or the record is too large to keep."""
+def build(options: recording.Options) -> tuple[dict[str, Any], bytes]:
+    """Record this host: the manifest and its index.
+
+    Raises StepFailed when a part cannot be read or the record is too large to keep.
+    """
     manifest = {
         "format": FORMAT,
-        "files": files(),
-        "watched": watched(),
-        "homes": accounts.homes(),
+        "packages": packages.record(),
         "passwords": accounts.passwords(),
         "units": units.unit_files(),
         "active_units": units.active("active,activating,reloading"),
@@ -59,6 +61,8 @@ def build() -> dict[str, Any]:
         "host_keys": sshd.host_keys(),
         "parts": parts.record(),
     }
+    found, raw = recording.record(options)
+    manifest.update(found)
     for name in ("passwd", "group"):
         accounts.recorded(manifest, name)
     size = len(json.dumps(manifest))
@@ -68,27 +72,7 @@ def build() -> dict[str, Any]:
             f"the manifest would take {size} bytes, the limit is {MAX_BYTES}: is the host clean?",
             [f"largest part: {largest}", f"homes: {', '.join(manifest['homes'].values())}"],
         )
-    return manifest
-
-
-def files() -> dict[str, tracked.Entry]:
-    """The tracked files of now: configuration, homes and every account's keys."""
-    budget = tracked.Budget()
-    found = tracked.record((*places.IDENTITY, *places.SYSTEM), budget=budget)
-    for top in sorted({*accounts.homes().values(), *accounts.key_folders()}):
-        skip = [f"{top}/{name}" for name in places.TRACES] + [f"{top}/known_hosts", f"{top}/known_hosts.old"]
-        found.update(tracked.record([top], budget=budget, skip=skip))
-    return found
-
-
-def watched() -> dict[str, str]:
-    """Names and shortened hashes under the vendor's unit folders."""
-    entries = tracked.record(places.WATCHED)
-    return {path: fingerprint(entry) for path, entry in entries.items()}
-
-
-def fingerprint(entry: tracked.Entry) -> str:
-    return str(entry.get("sha256") or entry.get("target") or entry["type"])[:32]
+    return manifest, raw
 
 
 def gpu() -> dict[str, Any]:
@@ -150,17 +134,8 @@ def _accounts(manifest: dict[str, Any]) -> list[str]:
     return found + accounts.password_findings(manifest) + accounts.group_password_findings(manifest)
 
 
-def _files(manifest: dict[str, Any]) -> list[str]:
-    return tracked.compare(manifest["files"], files()).findings()
-
-
-def _watched(manifest: dict[str, Any]) -> list[str]:
-    before, now = manifest["watched"], watched()
-    found = [f"not in the manifest: {path}" for path in sorted(now.keys() - before.keys())]
-    found += [f"gone since enrolment: {path}" for path in sorted(before.keys() - now.keys())]
-    return found + [
-        f"altered since enrolment: {p}" for p in sorted(before.keys() & now.keys()) if before[p] != now[p]
-    ]
+def _packages(manifest: dict[str, Any]) -> list[str]:
+    return packages.findings(manifest["packages"], packages.record())
 
 
 def _units(manifest: dict[str, Any]) -> list[str]:
@@ -213,21 +188,14 @@ def _modules(manifest: dict[str, Any]) -> list[str]:
 
 
 def leftovers(manifest: dict[str, Any], folders: list[str], keep: list[str]) -> list[str]:
-    """Findings: names in folders that have to be empty, homes of nobody, histories."""
-    homes = set(manifest["homes"].values())
-    found = [f"left behind: {path}" for top in folders for path in cleaning.leftovers(top, manifest, keep)]
-    nobodys = (str(real) for real in sorted(ROOT.glob("home/*")))
-    found += [
-        f"home of nobody: {real}" for real in nobodys if real not in homes and real not in manifest["files"]
-    ]
-    traces = (f"{home}/{name}" for home in sorted(homes) for name in places.TRACES if name != ".ansible")
-    return found + [f"left behind: {trace}" for trace in traces if os.path.lexists(trace)]
+    """Findings: names in folders that have to be empty."""
+    return [f"left behind: {path}" for top in folders for path in cleaning.leftovers(top, manifest, keep)]
 
 
 CHECKS = {
     "accounts": _accounts,
-    "files": _files,
-    "vendor units": _watched,
+    "files": recording.findings,
+    "packages": _packages,
     "units": _units,
     "processes": _processes,
     "containers": _containers,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import places, processes, tracked, units
+from ansible.module_utils import processes, units
 from ansible.module_utils.steps import Step, StepFailed, run
 
 ROUNDS = 5
@@ -51,60 +51,6 @@ def waiting(process: processes.Process) -> str:
         said = place.read_text().strip() if place.exists() else ""
         return f"uninterruptible sleep in {said or 'the kernel'}"
     return "started again or survived SIGKILL"
-
-
-def restore_tracked(step: Step, manifest: dict[str, Any], paths: Iterable[str]) -> tracked.Difference:
-    """Bring the tracked files below the paths back to the record.
-
-    Raises StepFailed naming what cannot be restored.
-    """
-    tops = list(paths)
-    before = tracked.under(manifest["files"], tops)
-    current = tracked.record(tops)
-    current = {path: entry for path, entry in current.items() if not is_trace(path, manifest)}
-    difference = tracked.compare(before, current)
-    for path in difference.extra:
-        step.gone(kind(path), path)
-        if not step.check:
-            tracked.remove(Path(path))
-    stuck = []
-    for path in [*difference.missing, *difference.altered]:
-        step.did(f"restored: {path}")
-        try:
-            if not step.check:
-                tracked.restore(path, before[path])
-        except StepFailed as failed:
-            stuck.append(failed.message)
-    if stuck:
-        raise StepFailed(f"{len(stuck)} files cannot be restored", stuck)
-    return difference
-
-
-def is_trace(path: str, manifest: dict[str, Any]) -> bool:
-    homes = manifest["homes"].values()
-    return any(
-        path == f"{home}/{name}" or path.startswith(f"{home}/{name}/")
-        for home in homes
-        for name in places.TRACES
-    )
-
-
-def kind(path: str) -> str:
-    """The word for a removed path in the report's counts."""
-    words = (
-        ("/var/spool/cron", "cron and at jobs"),
-        ("/var/spool/at", "cron and at jobs"),
-        ("/etc/cron", "cron and at jobs"),
-        ("/etc/systemd", "unit files"),
-        ("/usr/lib/systemd", "unit files"),
-        ("/usr/local/lib/systemd", "unit files"),
-        ("/etc/sudoers", "sudoers files"),
-        ("/home", "home files"),
-        ("/root", "home files"),
-    )
-    if "/.ssh" in path:
-        return "SSH keys"
-    return next((word for top, word in words if path.startswith(top)), "files")
 
 
 def unmount_below(step: Step, tops: Iterable[str], keep: Iterable[str] = ()) -> None:

@@ -226,3 +226,19 @@ def _wait(processes: list[Process], seconds: float) -> list[Process]:
 def ssh_sessions(processes: dict[int, Process]) -> list[Process]:
     """The sshd processes that serve connections."""
     return [process for process in processes.values() if _session(process, processes)]
+
+
+def outdated(processes: dict[int, Process], proc: Path = PROC) -> list[Process]:
+    """Processes that still run a program or library which was replaced or removed on the disk."""
+    return [
+        one for one in processes.values() if not one.kernel and _maps_deleted(proc / str(one.pid) / "maps")
+    ]
+
+
+def _maps_deleted(maps: Path) -> bool:
+    try:
+        lines = maps.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    gone = (line for line in lines if line.endswith(" (deleted)") and " r-xp " in line)
+    return any(not line.split(None, 5)[5].startswith(("/dev/", "/memfd:", "/SYSV", "/run/")) for line in gone)

@@ -11,6 +11,7 @@ from typing import Any, Callable, Optional
 from ansible.module_utils import libc
 
 MAX_EVIDENCE = 100
+MAX_PATHS = 200
 SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"  # a tenant's own come last
 
 
@@ -79,12 +80,19 @@ class Step:
     check: bool = False
     changed: bool = False
     removed: dict[str, int] = field(default_factory=dict)
+    paths: dict[str, list[str]] = field(default_factory=dict)
+    paths_dropped: int = 0
     evidence: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
 
     def gone(self, kind: str, what: str, count: int = 1) -> None:
         self.changed = True
         self.removed[kind] = self.removed.get(kind, 0) + count
+        listed = self.paths.setdefault(kind, [])
+        if len(listed) < MAX_PATHS:
+            listed.append(_plain(what)[:400])
+        else:
+            self.paths_dropped += 1
         self.note(f"{kind}: {what}")
 
     def did(self, what: str) -> None:
@@ -93,7 +101,7 @@ class Step:
 
     def note(self, what: str) -> None:
         if len(self.evidence) < MAX_EVIDENCE:
-            self.evidence.append(" ".join(what.split())[:400])
+            self.evidence.append(_plain(" ".join(what.split()))[:400])
 
     def result(self) -> dict[str, Any]:
         return {
@@ -101,8 +109,15 @@ class Step:
             "changed": self.changed,
             "seconds": round(time.monotonic() - self.began, 3),
             "removed": self.removed,
+            "paths": self.paths,
+            "paths_dropped": self.paths_dropped,
             "evidence": self.evidence[:MAX_EVIDENCE],
         }
+
+
+def _plain(text: str) -> str:
+    """Names of a tenant may be no text at all; the report is."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 Body = Callable[[Step, dict[str, Any]], Optional[dict[str, Any]]]
@@ -145,8 +160,9 @@ def require_manifest(manifest: dict[str, Any] | None) -> dict[str, Any]:
     """The enrolment record, or StepFailed: without it nothing tells the platform's things from a tenant's."""
     if not manifest:
         raise StepFailed("the host has no manifest: it was never enrolled, so nothing proves what is clean")
-    if manifest.get("format") != 1:
+    if manifest.get("format") != 2:
         raise StepFailed(
-            f"the host's manifest has format {manifest.get('format')!r}, this playbook reads format 1"
+            f"the host's manifest has format {manifest.get('format')!r}, this playbook reads format 2: "
+            "enroll the host again (with manifest_rebaseline=true, when it is known to be clean)"
         )
     return manifest

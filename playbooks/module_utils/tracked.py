@@ -1,24 +1,23 @@
-"""Files whose state is part of a clean host: recorded at enrolment, compared and restored at reclaim."""
+"""Single files: the content that the ledger keeps of small ones; how one is written and removed for sure."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
+import errno
 import os
-import shutil
+import re
 import stat
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import places
-from ansible.module_utils.steps import StepFailed, run
+from ansible.module_utils import attributes
+from ansible.module_utils.index import Rows, under
+from ansible.module_utils.steps import StepFailed
 
-ROOT = Path("/")
 Entry = dict[str, Any]
-
 CONTENT_LIMIT = 32 * 1024
 
 
@@ -35,83 +34,6 @@ class Budget:
         return True
 
 
-@dataclass(frozen=True)
-class Difference:
-    extra: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    altered: list[str] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.extra or self.missing or self.altered)
-
-    def findings(self) -> list[str]:
-        return (
-            [f"not in the manifest: {path}" for path in self.extra]
-            + [f"gone since enrolment: {path}" for path in self.missing]
-            + [f"altered since enrolment: {path}" for path in self.altered]
-        )
-
-
-def walk(path: str, root: Path = ROOT, skip: Iterable[str] = ()) -> Iterator[str]:
-    """The path itself and everything under it, parents first, never through a link.
-
-    ``skip`` leaves out whole trees.
-    """
-    if path in places.NEVER or path in skip:
-        return
-    real = root / path.lstrip("/")
-    if not os.path.lexists(real):
-        return
-    yield path
-    if real.is_dir() and not real.is_symlink():
-        for child in sorted(os.listdir(real)):
-            yield from walk(f"{path.rstrip('/')}/{child}", root, skip)
-
-
-def describe(path: str, root: Path = ROOT) -> Entry:
-    """One file as recorded: type, mode, owner, and for files the SHA-256, for links the target."""
-    real = root / path.lstrip("/")
-    info = real.lstat()
-    entry: Entry = {"mode": f"{stat.S_IMODE(info.st_mode):04o}", "uid": info.st_uid, "gid": info.st_gid}
-    if stat.S_ISLNK(info.st_mode):
-        return {"type": "link", "target": os.readlink(real), "uid": info.st_uid, "gid": info.st_gid}
-    if stat.S_ISDIR(info.st_mode):
-        return {"type": "directory", **entry}
-    if stat.S_ISREG(info.st_mode):
-        return {"type": "file", **entry, "sha256": digest(real)}
-    return {"type": "special", **entry}
-
-
-def digest(real: Path) -> str:
-    hashed = hashlib.sha256()
-    with real.open("rb") as source:
-        for block in iter(lambda: source.read(1 << 20), b""):
-            hashed.update(block)
-    return hashed.hexdigest()
-
-
-def record(
-    paths: Iterable[str], root: Path = ROOT, budget: Budget | None = None, skip: Iterable[str] = ()
-) -> dict[str, Entry]:
-    """Every file under the paths.
-
-    With a budget, small files keep their content so that it can be restored.
-    """
-    entries: dict[str, Entry] = {}
-    for top in paths:
-        for path in walk(top, root, skip):
-            try:
-                entries[path] = describe(path, root)
-            except FileNotFoundError:  # it went away while we looked
-                continue
-            real = root / path.lstrip("/")
-            if budget and entries[path]["type"] == "file" and real.lstat().st_size <= CONTENT_LIMIT:
-                encoded = encode(real.read_bytes())
-                if budget.take(encoded):
-                    entries[path]["content"] = encoded
-    return entries
-
-
 def encode(raw: bytes) -> str:
     return base64.b64encode(zlib.compress(raw, 9)).decode()
 
@@ -120,103 +42,121 @@ def content(entry: Entry) -> bytes | None:
     return zlib.decompress(base64.b64decode(entry["content"])) if "content" in entry else None
 
 
-def compare(baseline: dict[str, Entry], current: dict[str, Entry]) -> Difference:
-    def plain(entry: Entry) -> Entry:
-        return {key: said for key, said in entry.items() if key != "content"}
-
-    both = baseline.keys() & current.keys()
-    return Difference(
-        extra=sorted(current.keys() - baseline.keys()),
-        missing=sorted(baseline.keys() - current.keys()),
-        altered=sorted(path for path in both if plain(baseline[path]) != plain(current[path])),
-    )
-
-
-def under(entries: dict[str, Entry], paths: Iterable[str]) -> dict[str, Entry]:
-    """The part of a record that lies at or below the paths."""
-    tops = tuple(paths)
-    return {
-        path: entry
-        for path, entry in entries.items()
-        if any(path == t or path.startswith(f"{t}/") for t in tops)
-    }
-
-
-def restore(path: str, entry: Entry, root: Path = ROOT) -> None:
-    """Put one recorded file back. Raises StepFailed when its content was not kept."""
-    real = root / path.lstrip("/")
-    raw = content(entry)
-    exists = os.path.lexists(real)
-    if entry["type"] == "special" or (
-        entry["type"] == "file" and raw is None and not (exists and _same_content(real, entry))
-    ):
-        raise StepFailed(
-            f"{path} was altered or removed and its content is not in the manifest: it cannot be restored"
-        )
-    if exists and _type(real) != entry["type"]:
-        remove(real)
-    if entry["type"] == "directory":
-        real.mkdir(parents=True, exist_ok=True)
-    elif entry["type"] == "link":
-        _replace_link(real, entry["target"])
-    elif raw is not None and not _same_content(real, entry):
-        write(real, raw)
-    os.chown(real, entry["uid"], entry["gid"], follow_symlinks=False)
-    if entry["type"] != "link":
-        real.chmod(int(entry["mode"], 8))
+def contents(rows: Rows, tops: Iterable[str], budget: Budget, root: str = "") -> dict[str, Entry]:
+    """Small files of the index below the tops, with their content, in the tops' order while there is room."""
+    found: dict[str, Entry] = {}
+    for top in tops:
+        for path in sorted(rows):
+            row = rows[path]
+            if path in found or row.kind != "f" or not row.data or row.size > CONTENT_LIMIT:
+                continue
+            if not under(path, [top]):
+                continue
+            encoded = encode(Path(f"{root}{path}").read_bytes())
+            if budget.take(encoded):
+                found[path] = {"sha256": row.data, "content": encoded}
+    return found
 
 
 def write(real: Path, raw: bytes, mode: int = 0o600) -> None:
     """Replace a file atomically: a killed run leaves the old or the new one."""
-    if os.path.lexists(real):
-        _release(real)
+    attributes.unlock(str(real))
     real.parent.mkdir(parents=True, exist_ok=True)
-    fresh = real.with_name(f".{real.name}.ironyard")
-    fresh.unlink(missing_ok=True)
+    attributes.unlock(str(real.parent))
+    fresh = real.with_name(f".{real.name[:200]}.ironyard")
+    remove(fresh)
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as target:
         target.write(raw)
         target.flush()
         os.fsync(target.fileno())
-    fresh.replace(real)
+    swap(fresh, real)
+
+
+def swap(fresh: Path, real: Path) -> None:
+    """Put a new file in an old one's place; what is mounted there can only be rewritten."""
+    if real.is_dir() and not real.is_symlink():
+        remove(real)
+    try:
+        fresh.replace(real)
+    except OSError as error:
+        if error.errno != errno.EBUSY or not real.is_file():
+            raise
+        with fresh.open("rb") as source, real.open("r+b") as target:
+            target.truncate()
+            for block in iter(lambda: source.read(1 << 20), b""):
+                target.write(block)
+        fresh.unlink()
 
 
 def remove(real: Path) -> None:
-    """Remove a file or a tree, through the immutable attribute as well; absent is success."""
-    try:
-        _remove(real)
-    except PermissionError:
-        run("chattr", "-R", "-i", "-a", str(real.parent if real.is_symlink() else real))
-        _release(real.parent)
-        _remove(real)
-
-
-def _remove(real: Path) -> None:
-    if real.is_dir() and not real.is_symlink():
-        shutil.rmtree(real)
-    else:
-        real.unlink(missing_ok=True)
-
-
-def _release(real: Path) -> None:
-    if os.geteuid() == 0:
-        run("chattr", "-i", "-a", str(real))
-
-
-def _type(real: Path) -> str:
-    mode = real.lstat().st_mode
-    kinds = (("link", stat.S_ISLNK), ("directory", stat.S_ISDIR), ("file", stat.S_ISREG))
-    return next((name for name, test in kinds if test(mode)), "special")
-
-
-def _same_content(real: Path, entry: Entry) -> bool:
-    return os.path.lexists(real) and _type(real) == "file" and digest(real) == entry["sha256"]
-
-
-def _replace_link(real: Path, target: str) -> None:
-    if real.is_symlink() and os.readlink(real) == target:
+    """Remove a file or a tree, however locked or deep; absent is success, a mount in it a StepFailed."""
+    path = str(real)
+    if not os.path.lexists(path):
         return
-    real.parent.mkdir(parents=True, exist_ok=True)
-    fresh = real.with_name(f".{real.name}.ironyard")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target)
-    fresh.replace(real)
+    try:
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            _remove_tree(path)
+        else:
+            _unlink(path)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise StepFailed(
+                f"{error.filename or path} is in use or mounted: it cannot be removed"
+            ) from error
+        raise
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        attributes.unlock(path)
+        attributes.unlock(os.path.dirname(path))
+        os.unlink(path)
+
+
+def _remove_tree(top: str) -> None:
+    """Folders are first moved up to the top: no path gets longer, however deep the tree is."""
+    attributes.unlock(os.path.dirname(top))
+    points = mount_points()
+    pending, emptied = [top], []
+    while pending:
+        folder = pending.pop()
+        if folder in points:
+            raise StepFailed(f"{folder} is mounted: what is in it is not removed")
+        attributes.unlock(folder)
+        with os.scandir(folder) as entries:
+            children = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for path, is_folder in children:
+            if is_folder:
+                emptied.append(_lifted(path, f"{top}/.ironyard-{os.getpid()}-{len(emptied)}", points))
+                pending.append(emptied[-1])
+            else:
+                _unlink(path)
+    for folder in sorted(emptied, key=len, reverse=True):
+        os.rmdir(folder)
+    os.rmdir(top)
+
+
+def _lifted(path: str, place: str, points: set[str]) -> str:
+    """The folder's new place, or its old one where the file system does not move it."""
+    if path in points:
+        return path
+    attributes.unlock(path)
+    try:
+        os.rename(path, place)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return path
+    return place
+
+
+def mount_points(table: Path = Path("/proc/self/mountinfo")) -> set[str]:
+    lines = table.read_bytes().splitlines()
+    return {
+        os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m.group(1), 8)]), line.split()[4]))
+        for line in lines
+    }

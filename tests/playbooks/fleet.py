@@ -5,6 +5,7 @@ The ledger's inventory, the callback plugin, strict host keys.
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import sys
@@ -100,6 +101,8 @@ class Fleet:
         for key in ("manifest", "host_keys"):
             if report.get(key):
                 self.row(name)[key] = report[key]
+        if report.get("index"):
+            self.ledger.indexes[self.ids[name]] = base64.b64decode(report["index"])
 
     def sh(self, name: str, script: str, *, check: bool = True) -> str:
         """Run a script on the host from outside, past sshd."""

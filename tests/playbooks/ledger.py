@@ -22,6 +22,7 @@ class Ledger:
         self.events: dict[str, list[dict[str, Any]]] = {}
         self.beats: dict[str, int] = {}
         self.finished: dict[str, dict[str, Any]] = {}
+        self.indexes: dict[str, bytes] = {}
         self.refusal: dict[str, Any] | None = None
         self.outage = 0
         self.url = ""
@@ -40,6 +41,8 @@ class Ledger:
             return 201, {
                 "operations": [{"host_id": h, "operation_id": self.operation(h)} for h in body["hosts"]]
             }
+        if method == "GET" and parts[:3] == ["api", "v1", "hosts"] and parts[4:] == ["manifest", "index"]:
+            return 200, self.indexes[parts[3]]
         if method == "POST" and parts[:3] == ["api", "v1", "operations"]:
             if self.outage:
                 self.outage -= 1
@@ -67,7 +70,7 @@ def serve() -> Iterator[Ledger]:
                 code, said = 401, {"title": "Not signed in", "detail": "the token is not valid"}
             else:
                 code, said = ledger.answer(self.command, self.path, body)
-            raw = b"" if said is None else json.dumps(said).encode()
+            raw = said if isinstance(said, bytes) else b"" if said is None else json.dumps(said).encode()
             self.send_response(code)
             self.send_header("Content-Length", str(len(raw)))
             self.end_headers()

@@ -29,7 +29,7 @@ HOST: dict[str, Any] = {
     "labels": {"rack": "r1"},
     "models": ["NVIDIA H100 80GB HBM3"],
     "workspaces": ["Vision Lab"],
-    "manifest": {"format": 1, "files": {}},
+    "manifest": {"format": 2, "files": {}},
 }
 
 
