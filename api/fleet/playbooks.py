@@ -26,6 +26,19 @@ from api.fleet.lifecycle import TRANSITIONS, Event
 from api.fleet.models import Gpu, GpuFacts, Host, HostFacts, PlayReport
 
 
+INSTALLING = (
+    "repositories",
+    "account",
+    "docker",
+    "driver",
+    "fabric_manager",
+    "toolkit",
+    "dcgm",
+    "dcgm_exporter",
+    "node_exporter",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Playbook:
     """`begins`, `ends`: the host's events at the start and on success."""
@@ -49,7 +62,7 @@ PLAYBOOKS = {
             service.ENROLL,
             Event.ENROLL,
             Event.ENROLLED,
-            ("preflight", "discover", "harden", "manifest", "report"),
+            ("preflight", *INSTALLING, "discover", "harden", "manifest", "report"),
         ),
         Playbook("verify", service.VERIFY, Event.CHECK, Event.VERIFIED, ("preflight", "verify", "report")),
         Playbook(

@@ -61,7 +61,9 @@ GPU_FACTS = (
 def body(step: Step, params: dict[str, Any]) -> dict[str, Any]:
     on_bus = machine.pci_gpus()
     seen = nvidia_smi.query(params["timeout"])
-    if seen is None and on_bus:
+    if seen is None and on_bus and step.check:
+        step.note(f"{len(on_bus)} NVIDIA GPUs are on the PCI bus; they are read once the driver is installed")
+    elif seen is None and on_bus:
         raise StepFailed(f"{len(on_bus)} NVIDIA GPUs are on the PCI bus but nvidia-smi is missing")
     gpus = [
         {**gpu, "numa_node": machine.numa_node(gpu["pci_address"])} for gpu in (seen or {}).get("gpus", [])

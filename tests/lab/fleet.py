@@ -23,11 +23,13 @@ class Described:
     count: int
     nvlink: bool
     uuids: tuple[str, ...]
+    switches: int = 0
 
     def gpus(self, host: str) -> dict[str, Any]:
         """The simulator's description of this host's GPUs; the same for the same host name."""
         domain = str(uuid.uuid5(NAMESPACE, f"{host}/nvlink")) if self.nvlink else None
         return {
+            "switches": self.switches,
             "gpus": [
                 {
                     "model": self.model,
@@ -54,6 +56,7 @@ def load(path: Path = DEFAULT) -> list[Described]:
             count=entry["gpus"]["count"],
             nvlink=entry["gpus"].get("nvlink", False),
             uuids=tuple(entry["gpus"].get("uuids", ())),
+            switches=entry["gpus"].get("switches", 0),
         )
         for entry in document["hosts"]
     ]

@@ -13,13 +13,15 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.lab.packages import catalog, deb
 from tests.lab.run import LabError, run, say
 
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ironyard" / "lab"
 RECIPE = 1  # counts changes of the base that packages.txt does not show
+STAND_INS = "var/cache/stand-ins"
+INSTALL = f"dpkg --force-unsafe-io -i /{STAND_INS}/*.deb && rm -r /{STAND_INS}"
 LINKS = {
-    "usr/bin/nvidia-smi": "/usr/lib/nvidia-sim/nvidia_smi.py",
     "usr/bin/lspci": "/usr/lib/nvidia-sim/lspci.py",
     "usr/sbin/nvidia-sim": "/usr/lib/nvidia-sim/nvidia_sim.py",
     "etc/systemd/system/ssh.service.wants/lab-host-keys.service": "../lab-host-keys.service",
@@ -119,7 +121,7 @@ def ensure_base() -> str:
 
 
 def overlay() -> bytes:
-    """The thin layer as a tar archive, the same bytes for the same files."""
+    """The thin layer as a tar archive with the stand-in packages, the same bytes for the same files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         _directory(tar, "var/lib/nvidia-sim", 0o1777)
@@ -127,6 +129,8 @@ def overlay() -> bytes:
         for root, prefix in ((HERE / "simulator", "usr/lib/nvidia-sim"), (HERE / "image" / "overlay", "")):
             for path in sorted(p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
                 _file(tar, f"{prefix}/{path.relative_to(root)}".lstrip("/"), path)
+        for package in catalog.vendor():
+            _content(tar, f"{STAND_INS}/{package.name}.deb", deb.build(package))
         for name, target in sorted(LINKS.items()):
             link = tarfile.TarInfo(name)
             link.type, link.linkname = tarfile.SYMTYPE, target
@@ -141,7 +145,10 @@ def _directory(tar: tarfile.TarFile, name: str, mode: int) -> None:
 
 
 def _file(tar: tarfile.TarFile, name: str, path: Path) -> None:
-    content = path.read_bytes()
+    _content(tar, name, path.read_bytes())
+
+
+def _content(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(content), 0o755 if content.startswith(b"#!") else 0o644
     tar.addfile(info, io.BytesIO(content))
@@ -155,11 +162,12 @@ def ensure() -> str:
     if _has(tag):
         return tag
     base = ensure_base()
-    say("adding the simulator to the image")
-    container = run("docker", "create", base).strip()
+    say("adding the simulator and the stand-in packages to the image")
+    container = run("docker", "create", "--network=none", base, "sh", "-ec", INSTALL).strip()
     try:
         run("docker", "cp", "-", f"{container}:/", stdin=layer)
-        run("docker", "commit", container, tag)
+        run("docker", "start", "--attach", container)
+        run("docker", "commit", *(part for change in CHANGES for part in ("-c", change)), container, tag)
     finally:
         run("docker", "rm", container, check=False)
     for old in _tags("ironyard-lab"):

@@ -7,13 +7,17 @@ import sys
 from .state import read
 
 VENDOR = "10de"
+SWITCH = ("22a3", "GH100 [H100 NVSwitch]")
 
 
 def main(arguments: list[str]) -> int:
     flags = "".join(a.lstrip("-") for a in arguments if a.startswith("-") and not a.startswith("-d"))
     machine_readable = flags.count("m") > 0
     numbers = min(2, flags.count("n"))
-    for gpu in read().gpus:
+    machine = read()
+    for number in range(machine.switches):
+        _switch(number, numbers, domain="D" in flags, machine_readable=machine_readable)
+    for gpu in machine.gpus:
         if gpu.state["lost"] == "gone":
             continue
         device, subsystem = gpu.model.device_id[:4].lower(), gpu.model.subsystem_id[:4].lower()
@@ -47,3 +51,16 @@ def main(arguments: list[str]) -> int:
         }[numbers]
         sys.stdout.write(f"{slot} {line} (rev {revision})\n")
     return 0
+
+
+def _switch(number: int, numbers: int, *, domain: bool, machine_readable: bool) -> None:
+    device, name = SWITCH
+    slot = f"{'0000:' if domain else ''}{0x05 + number:02x}:00.0"
+    kind = ("Bridge", "0680", "Bridge [0680]")[numbers]
+    vendor = ("NVIDIA Corporation", VENDOR, f"NVIDIA Corporation [{VENDOR}]")[numbers]
+    chip = (name, device, f"{name} [{device}]")[numbers]
+    if machine_readable:
+        print(f'{slot} "{kind}" "{vendor}" "{chip}" -ra1 "{vendor}" "{chip}"')
+    else:
+        plain = (f"{vendor} {name}", f"{VENDOR}:{device}", f"NVIDIA Corporation {name} [{VENDOR}:{device}]")
+        print(f"{slot} {kind}: {plain[numbers]} (rev a1)")

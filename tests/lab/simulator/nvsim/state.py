@@ -53,6 +53,7 @@ class Gpu:
 class Machine:
     gpus: list[Gpu]
     data: dict[str, Any]
+    switches: int = 0  # NVSwitches on the PCI bus
 
     @property
     def faults(self) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def _load(text: str) -> Machine:
             Gpu(index, d["uuid"], d["serial"], d["bus"], d["numa_node"], d["nvlink_domain"], model, state)
         )
     data["processes"] = [p for p in data["processes"] if started(p["pid"]) == p["started"]]
-    return Machine(gpus, data)
+    return Machine(gpus, data, described.get("switches", 0))
 
 
 def read() -> Machine:

@@ -1,0 +1,1 @@
+"""Stand-ins for the vendor's packages: the same names, commands, units and files, programs of our own."""
