@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from ansible.module_utils import cgroups, firewall, kernel, keyrings, mounts, network, sysctl
+from ansible.module_utils import (
+    accounts,
+    cgroups,
+    firewall,
+    kernel,
+    keyrings,
+    mounts,
+    network,
+    runtime,
+    sysctl,
+    tools,
+)
 from ansible.module_utils.steps import Step, StepFailed
 
 
@@ -26,16 +37,17 @@ PARTS: dict[str, Part] = {
     "cgroups": cgroups,
     "network": network,
     "firewall": firewall,
+    "runtime": runtime,
     "sysctl": sysctl,
 }
 # Before anybody looks at files: what is mounted over a path hides it.
 FIRST = ("mounts",)
-LAST = ("kernel", "keyrings", "cgroups", "network", "firewall", "sysctl")
+LAST = ("kernel", "keyrings", "cgroups", "network", "firewall", "runtime", "sysctl")
 
 
 def record() -> dict[str, Any]:
-    """Every part's record, by name. Raises StepFailed when one cannot be read."""
-    return {name: part.record() for name, part in PARTS.items()}
+    """Every part's record by name, and the host's tools. Raises StepFailed when one cannot be read."""
+    return {**{name: part.record() for name, part in PARTS.items()}, "tools": tools.record(accounts.homes())}
 
 
 def check(name: str, manifest: dict[str, Any]) -> list[str]:

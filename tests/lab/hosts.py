@@ -22,6 +22,7 @@ OPTIONS = (
     "--stop-signal=SIGRTMIN+3",
     "--cap-add=SYS_ADMIN",
     "--cap-add=NET_ADMIN",
+    "--cap-add=LINUX_IMMUTABLE",
     "--security-opt=seccomp=unconfined",
     "--security-opt=apparmor=unconfined",
     "--cgroupns=host",
