@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from api.allocations.router import router as allocations
 from api.billing.router import router as billing
-from api.core import audit, health
+from api.core import audit, health, proof_keys
 from api.core.crypto import SecretBox
 from api.core.db import Database, make_engine
 from api.core.http import ProblemDocument, install
@@ -22,7 +22,9 @@ from api.core.operations.background import DbosDispatcher
 from api.core.operations.router import router as operations
 from api.core.operations.service import QUEUE
 from api.core.operations.syncs import SYNCS
+from api.core.proof import SIGNER, Signer
 from api.fleet import queries as fleet_queries
+from api.fleet.proof_router import router as fleet_proof
 from api.fleet.router import router as fleet
 from api.identity.router import router as identity
 from api.identity.tokens import TokenAuthenticator, Tokens
@@ -57,16 +59,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     _provide(app, settings)
-    install(app, body_limit=settings.body_limit)
+    install(app, body_limit=settings.body_limit, report_limit=settings.report_limit)
     for router in (
         health.router,
         identity,
         workspaces,
         fleet,
+        fleet_proof,
         allocations,
         operations,
         billing,
         tenancy,
+        proof_keys.router,
         audit.router,
     ):
         app.include_router(router)
@@ -78,7 +82,10 @@ def _provide(app: FastAPI, settings: Settings) -> None:
     engine = make_engine(settings)
     state = app.state
     state.settings = settings
-    state.database = Database(engine, **{QUEUE: DbosDispatcher(engine), SYNCS: followers(settings)})
+    state.signer = Signer(settings.proof_key)
+    state.database = Database(
+        engine, **{QUEUE: DbosDispatcher(engine), SYNCS: followers(settings), SIGNER: state.signer}
+    )
     state.secret_box = SecretBox(settings.encryption_key)
     state.tokens = Tokens(settings.signing_key, settings.token_lifetime)
     state.authenticator = TokenAuthenticator(state.database, state.tokens)

@@ -12,12 +12,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
 MINIMUM_SECRET_LENGTH = 32
+SECRETS = ("token_secret", "encryption_secret", "proof_secret")
 
 
 class Settings(BaseSettings):
     """Durations are in seconds, sizes in bytes unless the name says otherwise.
 
-    In `production` mode construction fails unless both secrets are given and the database is named;
+    In `production` mode construction fails unless the secrets are given and the database is named;
     in `development` missing secrets are generated once and kept in `data_dir`, readable by the owner only.
     """
 
@@ -32,9 +33,11 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=1, le=65535)
     processes: int = Field(default=1, ge=1, le=64, description="API processes")
     body_limit: int = Field(default=1_048_576, ge=1024)
+    report_limit: int = Field(default=33_554_432, ge=1024, description="the report of a run by hand")
 
     token_secret: SecretStr = SecretStr("")
     encryption_secret: SecretStr = SecretStr("")
+    proof_secret: SecretStr = SecretStr("")
     discovery_token: SecretStr = Field(
         default=SecretStr(""), description="opens service discovery and nothing else; empty: operators only"
     )
@@ -92,16 +95,19 @@ class Settings(BaseSettings):
     def _production_names_its_secrets(self) -> Self:
         if self.mode != "production":
             return self
-        for name in ("token_secret", "encryption_secret"):
+        for name in SECRETS:
             if len(getattr(self, name).get_secret_value()) < MINIMUM_SECRET_LENGTH:
                 raise ValueError(
                     f"IRONYARD_{name.upper()} must be set to at least {MINIMUM_SECRET_LENGTH} characters "
                     "in production mode"
                 )
-        if self.token_secret == self.encryption_secret:
-            raise ValueError("IRONYARD_TOKEN_SECRET and IRONYARD_ENCRYPTION_SECRET must differ")
-        if self.discovery_token in (self.token_secret, self.encryption_secret):
-            raise ValueError("IRONYARD_DISCOVERY_TOKEN must differ from both secrets: Prometheus holds it")
+        given = {getattr(self, name).get_secret_value() for name in SECRETS}
+        if len(given) < len(SECRETS):
+            raise ValueError(
+                "IRONYARD_TOKEN_SECRET, IRONYARD_ENCRYPTION_SECRET and IRONYARD_PROOF_SECRET must differ"
+            )
+        if self.discovery_token.get_secret_value() in given:
+            raise ValueError("IRONYARD_DISCOVERY_TOKEN must differ from the secrets: Prometheus holds it")
         if not self.database_url:
             raise ValueError("IRONYARD_DATABASE_URL must be set in production mode")
         if self.tenancy_stack and not self.tenancy_passphrase.get_secret_value():
@@ -125,6 +131,11 @@ class Settings(BaseSettings):
     def encryption_key(self) -> str:
         """Encrypts secrets at rest."""
         return self._secret("encryption_secret")
+
+    @cached_property
+    def proof_key(self) -> str:
+        """Signs manifests and reclaim records."""
+        return self._secret("proof_secret")
 
     @cached_property
     def tenancy_key(self) -> str:

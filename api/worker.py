@@ -17,6 +17,7 @@ from api.core.operations import background, workers
 from api.core.operations.execution import Executor
 from api.core.operations.service import QUEUE
 from api.core.operations.syncs import SYNCS
+from api.core.proof import SIGNER, Signer
 from api.fleet import operations as fleet
 from api.fleet import runner
 from api.settings import Settings
@@ -28,6 +29,7 @@ PATIENCE = 15  # seconds for running operations to give themselves back
 SECRETS = (
     "IRONYARD_TOKEN_SECRET",
     "IRONYARD_ENCRYPTION_SECRET",
+    "IRONYARD_PROOF_SECRET",
     "IRONYARD_DATABASE_URL",
     "IRONYARD_TENANCY_PASSPHRASE",
     "IRONYARD_TENANCY_REGISTRY_PASSWORD",
@@ -40,8 +42,14 @@ class WorkerProcess:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         engine = make_engine(settings)
-        carried = {QUEUE: background.DbosDispatcher(engine), SYNCS: tenancy_service.followers(settings)}
-        self.database = Database(engine, **carried)
+        self.database = Database(
+            engine,
+            **{
+                QUEUE: background.DbosDispatcher(engine),
+                SYNCS: tenancy_service.followers(settings),
+                SIGNER: Signer(settings.proof_key),
+            },
+        )
         with self.database.transaction() as tx:
             self.id = workers.register(tx).id
         handlers = fleet.handlers(settings) | tenancy.handlers(settings, self.database)
@@ -120,7 +128,7 @@ def run(settings: Settings) -> None:
     """Run one worker until SIGTERM or SIGINT. Blocks; call it from the main thread."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # Read now, then taken out of the environment that ansible-playbook inherits.
-    settings.database, settings.signing_key, settings.encryption_key  # noqa: B018
+    settings.database, settings.signing_key, settings.encryption_key, settings.proof_key  # noqa: B018
     if settings.tenancy_stack:
         settings.tenancy_key  # noqa: B018
     for name in SECRETS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from api.allocations.models import Allocation, AllocationRead, HeldGpu, Hold
+from api.fleet import proofs
 from api.fleet import queries as fleet
 from api.fleet.lifecycle import State
 from api.fleet.models import Gpu, Host, Inventory, InventoryHost
@@ -88,7 +90,12 @@ def inventory(tx: Session) -> Inventory:
     ):
         models[host_id].add(model)
     holders = _holders(tx)
-    return Inventory(hosts=[_inventory_host(host, models[host.id], holders[host.id]) for host in hosts])
+    manifests = proofs.manifests(tx)
+    return Inventory(
+        hosts=[
+            _inventory_host(host, models[host.id], holders[host.id], manifests.get(host.id)) for host in hosts
+        ]
+    )
 
 
 def _holders(tx: Session) -> dict[UUID, set[str]]:
@@ -106,7 +113,9 @@ def _holders(tx: Session) -> dict[UUID, set[str]]:
     return found
 
 
-def _inventory_host(host: Host, models: Iterable[str], holders: Iterable[str]) -> InventoryHost:
+def _inventory_host(
+    host: Host, models: Iterable[str], holders: Iterable[str], manifest: dict[str, Any] | None
+) -> InventoryHost:
     return InventoryHost(
         id=host.id,
         name=host.name,
@@ -121,5 +130,5 @@ def _inventory_host(host: Host, models: Iterable[str], holders: Iterable[str]) -
         labels=host.labels,
         models=sorted(models),
         workspaces=sorted(holders),
-        manifest=host.manifest,
+        manifest=manifest,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from typing import Any
 
@@ -19,6 +20,7 @@ from api.core.ids import new_id
 
 log = logging.getLogger("ironyard.http")
 MEDIA_TYPE = "application/problem+json"
+REPORT = re.compile(r"/api/v1/operations/[^/]+/finish")  # it brings what enroll recorded of a host
 
 
 class ProblemDocument(BaseModel):
@@ -103,14 +105,14 @@ async def _on_anything(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-def install(app: FastAPI, *, body_limit: int) -> None:
+def install(app: FastAPI, *, body_limit: int, report_limit: int) -> None:
     app.add_exception_handler(errors.Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(IntegrityError, _on_integrity)
     app.add_exception_handler(OperationalError, _on_database)
     app.add_exception_handler(Exception, _on_anything)
-    app.add_middleware(Envelope, body_limit=body_limit)
+    app.add_middleware(Envelope, body_limit=body_limit, report_limit=report_limit)
 
 
 class Envelope:
@@ -119,9 +121,10 @@ class Envelope:
     FastAPI's own `max_body_size` answers in plain text before any handler of ours can make it a problem.
     """
 
-    def __init__(self, app: ASGIApp, body_limit: int) -> None:
+    def __init__(self, app: ASGIApp, body_limit: int, report_limit: int) -> None:
         self.app = app
         self.body_limit = body_limit
+        self.report_limit = report_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -139,16 +142,17 @@ class Envelope:
             await send(message)
 
         try:
-            if _declared_length(scope) > self.body_limit:
-                await self._refuse(scope, receive, send_with_id)
+            limit = self.report_limit if REPORT.fullmatch(scope["path"]) else self.body_limit
+            if _declared_length(scope) > limit:
+                await self._refuse(scope, receive, send_with_id, limit)
             else:
-                await self.app(scope, _limited(receive, self.body_limit), send_with_id)
+                await self.app(scope, _limited(receive, limit), send_with_id)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             metrics.observe_request(scope["method"], route, status, time.perf_counter() - began)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        problem = errors.TooLarge(f"At most {self.body_limit} bytes are taken.", limit=self.body_limit)
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        problem = errors.TooLarge(f"At most {limit} bytes are taken.", limit=limit)
         response = JSONResponse(problem.document(scope["request_id"]), problem.status, media_type=MEDIA_TYPE)
         response.headers["connection"] = "close"
         await response(scope, receive, send)

@@ -15,7 +15,18 @@ from sqlmodel import Field, SQLModel
 from api.core import clock
 from api.core.columns import EnumText, Json, UtcDateTime
 from api.core.ids import new_id
+from api.core.texts import storable
 from api.fleet.lifecycle import State
+
+
+class ReclaimPolicy(StrEnum):
+    CLEAN = "clean"
+    REIMAGE = "reimage"
+
+
+class DrainsTo(StrEnum):
+    MAINTENANCE = "maintenance"
+    RETIRED = "retired"
 
 
 class Health(StrEnum):
@@ -62,7 +73,8 @@ class Host(SQLModel, table=True):
     failed_step: str | None = None
     failed_reason: str | None = None
     facts: dict[str, Any] | None = Field(default=None, sa_type=Json)
-    manifest: dict[str, Any] | None = Field(default=None, sa_type=Json)
+    reclaim_policy: ReclaimPolicy = Field(default=ReclaimPolicy.CLEAN, sa_type=EnumText(ReclaimPolicy))
+    drains_to: DrainsTo | None = Field(default=None, sa_type=EnumText(DrainsTo))
     created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
 
 
@@ -291,7 +303,10 @@ class HostFacts(BaseModel):
 
 
 class PlayReport(BaseModel):
-    """What the last role of every playbook hands over."""
+    """What the last role of every playbook hands over.
+
+    `digest` is the SHA-256 of the playbooks' files, `index` base64 of xz bytes.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -303,8 +318,17 @@ class PlayReport(BaseModel):
     steps: list[dict[str, Any]] = Member(default_factory=list, max_length=20)
     facts: dict[str, Any] | None = None
     manifest: dict[str, Any] | None = None
+    index: str | None = None
+    digest: str | None = None
+    health: dict[str, Any] | None = None
     host_keys: list[HostKey] | None = None
     findings: list[str] = Member(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, found: Any) -> Any:
+        """A tenant names files as he likes; what he named must not keep the report from being stored."""
+        return storable(found)
 
 
 class PlayStats(BaseModel):

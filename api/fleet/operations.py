@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -17,8 +18,8 @@ from api.core.operations import service as operations
 from api.core.operations.execution import Handler, Outcome, Reporter
 from api.core.operations.lifecycle import Event, State
 from api.core.operations.models import Operation
-from api.fleet import playbooks, runner, service
-from api.fleet.models import Host, PlayReport
+from api.fleet import playbooks, proofs, runner, service
+from api.fleet.models import Host
 from api.settings import Settings
 
 BY_HAND = "ansible-playbook:"
@@ -45,7 +46,8 @@ class PlaybookHandler:
             key=self.box.open(host.sealed_key) if host.sealed_key else None,
             key_file=host.key_reference,
             host_keys=[] if anew else playbooks.known_keys(host, operation),
-            variables=play_variables(host, forget_manifest=anew),
+            variables=play_variables(host, None if anew else proofs.manifest_of(tx, host.id)),
+            index=None if anew else proofs.index_of(tx, host.id),
         )
 
     def act(self, work: runner.Target, reporter: Reporter) -> Outcome:
@@ -62,34 +64,20 @@ class PlaybookHandler:
         )
         interrupted = reporter.stopping.is_set() and not reporter.cancelled.is_set()
         return Outcome(
-            run.event, run.reason, _document(run), interrupted=interrupted or reporter.lost.is_set()
+            run.event,
+            run.reason,
+            playbooks.outcome_document(run),
+            interrupted=interrupted or reporter.lost.is_set(),
+            carried=run,
         )
 
     def apply(self, tx: Session, actor: Actor, operation: Operation, outcome: Outcome) -> None:
-        document = outcome.result
-        report = document.get("whole_report")
-        run = playbooks.Run(
-            outcome.event,
-            outcome.reason,
-            document.get("failed_step"),
-            PlayReport.model_validate(report) if report else None,
-            document.get("stats", {}),
-            document.get("host_keys", []),
-        )
-        operation.outcome = playbooks.outcome_document(run)
+        run = outcome.carried or playbooks.Run(outcome.event)
+        run = replace(run, event=outcome.event, reason=outcome.reason)
         playbooks.conclude(tx, actor, operation, run)
 
 
-def _document(run: playbooks.Run) -> dict[str, object]:
-    return {
-        "stats": run.stats,
-        "failed_step": run.step,
-        "host_keys": run.host_keys,
-        "whole_report": run.report.model_dump() if run.report else None,
-    }
-
-
-def play_variables(host: Host, *, forget_manifest: bool = False) -> dict[str, object]:
+def play_variables(host: Host, manifest: dict[str, Any] | None) -> dict[str, object]:
     """The host variables of the plays; the inventory plugin gives the same ones by hand."""
     return {
         "ironyard_host_id": str(host.id),
@@ -97,7 +85,7 @@ def play_variables(host: Host, *, forget_manifest: bool = False) -> dict[str, ob
         "ironyard_state": str(host.state),
         "ironyard_region": host.region,
         "ironyard_labels": host.labels,
-        "ironyard_manifest": None if forget_manifest else host.manifest,
+        "ironyard_manifest": manifest,
     }
 
 

@@ -21,7 +21,7 @@ from api.core.operations import service as operations
 from api.core.operations import syncs
 from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.models import Operation
-from api.fleet import service
+from api.fleet import proofs, service
 from api.fleet.lifecycle import TRANSITIONS, Event
 from api.fleet.models import Gpu, GpuFacts, Host, HostFacts, PlayReport
 
@@ -112,10 +112,17 @@ def conclude(tx: Session, actor: Actor, operation: Operation, run: Run) -> None:
 
     Raises Invalid or Conflict when what it reports cannot be right.
     """
-    playbook = BY_KIND[operation.kind]
-    if run.event is not OperationEvent.SUCCEED:
+    if run.event is OperationEvent.SUCCEED:
+        _succeed(tx, actor, operation, run)
+    else:
         _fail(tx, actor, operation, run)
-        return
+    if operation.kind == service.RECLAIM:
+        tx.flush()
+        proofs.write_record(tx, service.get(tx, operation.subject_id), operation, run.report)
+
+
+def _succeed(tx: Session, actor: Actor, operation: Operation, run: Run) -> None:
+    playbook = BY_KIND[operation.kind]
     host = service.lock(tx, operation.subject_id)
     report = run.report
     if report is None or not report.ok:
@@ -152,7 +159,8 @@ def _absorb(tx: Session, host: Host, report: PlayReport) -> None:
         raise Invalid(f"The facts of {host.name} cannot be right: {where}: {first['msg']}.") from error
     if report.manifest is None:
         raise Invalid(f"Enroll of {host.name} recorded no manifest, so it could never be proven clean.")
-    host.facts, host.manifest = report.facts, report.manifest
+    host.facts = report.facts
+    proofs.keep_manifest(tx, host, report.manifest, report.index)
     _absorb_gpus(tx, host, facts.gpus)
 
 
@@ -190,5 +198,9 @@ def known_keys(host: Host, operation: Operation) -> list[str]:
 
 def outcome_document(run: Run) -> dict[str, Any]:
     """What the operation keeps of a run: the report without what the host itself keeps."""
-    kept = run.report.model_dump(exclude={"facts", "manifest"}) if run.report else None
+    kept = run.report.model_dump(exclude={"facts", "manifest", "index"}) if run.report else None
+    if kept is not None:
+        kept["steps"] = [
+            {name: told for name, told in step.items() if name != "paths"} for step in kept["steps"]
+        ]
     return {"stats": run.stats, "report": kept}

@@ -23,6 +23,7 @@ from api.fleet.models import PlayReport
 from api.fleet.playbooks import Playbook, Run
 
 DIRECTORY_PREFIX = "ironyard-"
+INDEX = "index.xz"
 MESSAGE_LIMIT = 8000
 # New host keys are announced before they take effect, so that a run cut short can still be repeated.
 ARGUMENT_CHECK = "validate_argument_spec"
@@ -49,6 +50,7 @@ class Target:
     key_file: str | None
     host_keys: list[str]
     variables: dict[str, Any] = field(repr=False)
+    index: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True)
@@ -139,13 +141,14 @@ def _launch(
     timeout: int,
     ssh_timeout: int,
 ) -> Any:
-    known_hosts = directory / "known_hosts"
-    known_hosts.write_text("".join(f"{target.host_id} {key}\n" for key in host_keys))
+    (directory / "known_hosts").write_text("".join(f"{target.host_id} {key}\n" for key in host_keys))
+    if target.index is not None:
+        (directory / INDEX).write_bytes(target.index)
     return ansible_runner.run(
         private_data_dir=str(directory),
         project_dir=str(playbooks.parent),
         playbook=str(playbooks / f"{playbook.name}.yml"),
-        inventory={"all": {"hosts": {target.name: _host_variables(target, known_hosts, ssh_timeout)}}},
+        inventory={"all": {"hosts": {target.name: _host_variables(target, directory, ssh_timeout)}}},
         limit=target.name,
         ssh_key=target.key,
         envvars=_environment(target, directory, playbooks),
@@ -157,9 +160,9 @@ def _launch(
     )
 
 
-def _host_variables(target: Target, known_hosts: Path, ssh_timeout: int) -> dict[str, Any]:
+def _host_variables(target: Target, directory: Path, ssh_timeout: int) -> dict[str, Any]:
     options = {
-        "UserKnownHostsFile": known_hosts,
+        "UserKnownHostsFile": directory / "known_hosts",
         "GlobalKnownHostsFile": "/dev/null",
         "HostKeyAlias": target.host_id,
         "StrictHostKeyChecking": "yes",
@@ -171,6 +174,8 @@ def _host_variables(target: Target, known_hosts: Path, ssh_timeout: int) -> dict
         "ansible_user": target.user,
         "ansible_ssh_common_args": " ".join(f"-o {name}={value}" for name, value in options.items()),
     }
+    if target.index is not None:
+        variables["ironyard_index_file"] = str(directory / INDEX)
     if target.key_file:
         variables["ansible_ssh_private_key_file"] = target.key_file
     return variables | target.variables

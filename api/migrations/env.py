@@ -8,6 +8,8 @@ from sqlmodel import SQLModel
 import api.allocations.models
 import api.core.audit
 import api.core.operations.models
+import api.core.proof_keys
+import api.fleet.evidence
 import api.fleet.models
 import api.identity.models
 import api.workspaces.models  # noqa: F401

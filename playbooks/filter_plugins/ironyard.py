@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Callable
 
 DOCUMENTATION = r"""
@@ -16,6 +19,7 @@ options:
     elements: str
     required: true
 """
+PLAYBOOKS = Path(__file__).resolve().parents[1]
 MAX_EVIDENCE = 100
 MAX_PATHS = 200
 Result = dict[str, Any]
@@ -70,6 +74,17 @@ def installs(results: dict[str, list[Result]]) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=1)
+def digest(folder: Path = PLAYBOOKS) -> str:
+    """SHA-256 over the playbooks' own files by path and content: which procedure this is, to the byte."""
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and path.suffix != ".pyc" and not any(p.startswith(".") for p in name.parts):
+            found.update(f"{name.as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
 def report(
     names: list[str],
     results: dict[str, list[Result]],
@@ -94,6 +109,7 @@ def report(
         reasons.append(str(failure.get("reason")))
     return {
         "playbook": playbook,
+        "digest": digest(),
         "version": version,
         "ok": not reasons,
         "failed_step": broken,

@@ -156,6 +156,8 @@ class Facade(Component[FacadeSettings]):
             "IRONYARD_TOKEN_SECRET": self.generate("token-secret", length=48),
             # the SSH keys in the database can be read with this one alone
             "IRONYARD_ENCRYPTION_SECRET": self.generate("encryption-secret", length=48, protect=True),
+            # earlier records stay checkable without it, but a new one would name another key
+            "IRONYARD_PROOF_SECRET": self.generate("proof-secret", length=48, protect=True),
             "IRONYARD_DISCOVERY_TOKEN": token,
         }
         if self.settings.tenancy.enabled:

@@ -13,7 +13,7 @@ from stacks.settings import Name
 
 OWN_OPTIONS = (
     *("mode", "data_dir", "database_url", "host", "port", "processes", "administrator_email"),
-    *("token_secret", "encryption_secret", "discovery_token"),
+    *("token_secret", "encryption_secret", "proof_secret", "discovery_token"),
 )
 
 

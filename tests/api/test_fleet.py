@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from api.core.db import Database
 from api.core.operations.lifecycle import Event as OperationEvent
 from api.fleet import operations as fleet_operations
+from api.fleet import playbooks
 from api.fleet.models import Host
 from tests.conftest import Client
 from tests.support import ledger
@@ -223,7 +224,11 @@ def test_a_run_by_hand_leaves_the_record_of_a_run_by_the_worker(client: Client) 
     line = {"step": "discover", "task": "Read the GPUs", "status": "ok", "seconds": 0.3}
     client.ok("POST", f"/api/v1/operations/{operation}/events", 204, json={"events": [line]})
     running = client.ok("GET", f"/api/v1/operations/{operation}")
-    assert (running["state"], running["step"], running["progress"]) == ("running", "discover", 20)
+    assert (running["state"], running["step"], running["progress"]) == (
+        "running",
+        "discover",
+        playbooks.PLAYBOOKS["enroll"].progress("discover"),
+    )
     report = ledger.report("enroll", facts=ledger.facts(2), manifest={"x": 1}).model_dump()
     done = client.ok(
         "POST", f"/api/v1/operations/{operation}/finish", json={"status": "succeeded", "report": report}

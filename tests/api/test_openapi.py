@@ -15,7 +15,7 @@ from api.core.errors import Conflict
 from api.workspaces.models import Workspace
 from tests.conftest import Client
 
-PUBLIC = {"/health/live", "/health/ready", "/metrics", "/api/v1/auth/token"}
+PUBLIC = {"/health/live", "/health/ready", "/metrics", "/api/v1/auth/token", "/api/v1/proof/keys"}
 
 
 def operations(app: FastAPI) -> Iterator[tuple[str, str, dict[str, Any]]]:

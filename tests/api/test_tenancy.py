@@ -369,6 +369,7 @@ def test_production_needs_a_passphrase_for_a_stack() -> None:
         "mode": "production",
         "token_secret": "t" * 40,
         "encryption_secret": "e" * 40,
+        "proof_secret": "p" * 40,
         "database_url": "postgresql://db/ironyard",
         "tenancy_stack": "production",
     }

@@ -39,6 +39,7 @@ from api.core.crypto import SecretBox
 from api.core.db import Database, make_engine
 from api.core.operations.background import DbosDispatcher
 from api.core.operations.service import QUEUE
+from api.core.proof import SIGNER, Signer
 from api.identity import service as identity
 from api.migrations import upgrade
 from api.settings import Settings
@@ -111,7 +112,7 @@ def _furnish(
     settings = Settings(_env_file=None, data_dir=directory, database_url=url)
     upgrade(settings)
     sql = make_engine(settings)
-    database = Database(sql, **{QUEUE: DbosDispatcher(sql)})
+    database = Database(sql, **{QUEUE: DbosDispatcher(sql), SIGNER: Signer(settings.proof_key)})
     box = SecretBox(settings.encryption_key)
     user, _ = ledger.first_administrator(database, quota=1_000_000)
     actor = Actor(user.email, user.role, user.id)

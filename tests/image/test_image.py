@@ -108,6 +108,7 @@ def facade(image: str, postgres: PostgresServer) -> Iterator[Facade]:
         "database_url": postgres.create(name),
         "token_secret": "t" * 40,
         "encryption_secret": "e" * 40,
+        "proof_secret": "p" * 40,
         "host": "127.0.0.1",
         "port": str(free_port()),
         "processes": "2",

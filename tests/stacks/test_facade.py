@@ -242,6 +242,7 @@ def test_the_key_of_what_the_database_keeps_is_protected(
     monkeypatch.setattr(Component, "generate", spying)
     roll(roll_out, facade={"tenancy": TENANCY})
     assert protected["encryption-secret"] is True
+    assert protected["proof-secret"] is True
     assert protected["tenancy-passphrase"] is True
     assert protected["token-secret"] is None
 

@@ -15,6 +15,7 @@ FIT = {
     "mode": "production",
     "token_secret": "t" * 40,
     "encryption_secret": "e" * 40,
+    "proof_secret": "p" * 40,
     "database_url": "postgresql://db/ironyard",
 }
 
@@ -34,6 +35,9 @@ def test_production_starts_with_secrets_of_its_own() -> None:
         ({"token_secret": "short"}, "IRONYARD_TOKEN_SECRET"),
         ({"encryption_secret": ""}, "IRONYARD_ENCRYPTION_SECRET"),
         ({"encryption_secret": "t" * 40}, "must differ"),
+        ({"proof_secret": ""}, "IRONYARD_PROOF_SECRET"),
+        ({"proof_secret": "e" * 40}, "must differ"),
+        ({"discovery_token": "p" * 40}, "IRONYARD_DISCOVERY_TOKEN must differ"),
         ({"database_url": ""}, "IRONYARD_DATABASE_URL"),
         ({"discovery_token": "t" * 40}, "IRONYARD_DISCOVERY_TOKEN must differ"),
     ],

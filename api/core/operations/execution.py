@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 from uuid import UUID
 
@@ -26,12 +26,17 @@ FLUSH_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of the act. `interrupted`: the worker is stopping, the operation goes back to the queue."""
+    """What came of the act.
+
+    `result` is what the operation keeps; `carried` only reaches `apply`. `interrupted`: the worker is
+    stopping, the operation goes back to the queue.
+    """
 
     event: Event
     reason: str | None = None
     result: dict[str, Any] = field(default_factory=dict)
     interrupted: bool = False
+    carried: Any = None
 
 
 class Handler(Protocol):
@@ -169,7 +174,7 @@ class Executor:
         except Exception as error:
             log.exception("the outcome of %s could not be applied", claim.operation_id)
             reason = str(error) if isinstance(error, Problem) else f"{type(error).__name__}: {error}"
-            self._apply_once(claim, Outcome(Event.FAIL, reason, outcome.result))
+            self._apply_once(claim, replace(outcome, event=Event.FAIL, reason=reason))
 
     def _apply_once(self, claim: service.Claim, outcome: Outcome) -> None:
         with self.database.transaction() as tx:

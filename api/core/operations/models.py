@@ -7,7 +7,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic import Field as Member
 from sqlmodel import Field, SQLModel
 
@@ -15,6 +15,7 @@ from api.core import clock
 from api.core.columns import EnumText, Json, UtcDateTime
 from api.core.ids import new_id
 from api.core.operations.lifecycle import State
+from api.core.texts import storable
 
 OPEN_ONLY = sa.text("state IN ('queued', 'running')")
 
@@ -95,6 +96,11 @@ class LogLine(BaseModel):
     status: EventStatus = "info"
     message: str = Member(default="", max_length=8192)
     seconds: float | None = Member(default=None, ge=0)
+
+    @field_validator("step", "task", "message", mode="before")
+    @classmethod
+    def _storable(cls, found: Any) -> Any:
+        return storable(found)
 
 
 class LogLineRead(LogLine):

@@ -19,6 +19,7 @@ from api.core.crypto import SecretBox
 from api.core.db import Database, make_engine
 from api.core.operations.background import DbosDispatcher
 from api.core.operations.service import QUEUE
+from api.core.proof import SIGNER, Signer
 from api.identity.tokens import Tokens
 from api.settings import Settings
 from stacks.tenancy.names import name_of
@@ -175,7 +176,8 @@ def platform(
 def _ledger(settings: Settings) -> tuple[Database, str]:
     """An administrator with a workspace, and a host of eight GPUs."""
     engine = make_engine(settings)
-    database = Database(engine, **{QUEUE: DbosDispatcher(engine)})
+    carried = {QUEUE: DbosDispatcher(engine), SIGNER: Signer(settings.proof_key)}
+    database = Database(engine, **carried)
     user, _ = ledger.first_administrator(database)
     ledger.idle_host(database, SecretBox(settings.encryption_key), "gpu-01", "198.51.100.1")
     return database, Tokens(settings.signing_key, 3600).issue(user)
