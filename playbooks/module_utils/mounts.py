@@ -51,17 +51,19 @@ def unescape(text: str) -> str:
 
 def read(path: str = MOUNTINFO) -> list[Mount]:
     """The mounts in the order in which they were made: of two on one path the later covers the earlier."""
-    found = []
     with open(path, encoding="utf-8", errors="surrogateescape") as source:
-        for line in source:
-            left, _, right = line.partition(" - ")
-            cells, rest = left.split(), right.split()
-            options = ",".join(word for word in cells[5].split(",") if word in OPTIONS)
-            found.append(
-                Mount(
-                    int(cells[0]), unescape(cells[4]), unescape(rest[1]), rest[0], unescape(cells[3]), options
-                )
-            )
+        return parse(source)
+
+
+def parse(lines: Iterable[str]) -> list[Mount]:
+    """The lines of proc_pid_mountinfo(5)."""
+    found = []
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        cells, rest = left.split(), right.split()
+        options = ",".join(word for word in cells[5].split(",") if word in OPTIONS)
+        point, root, source = (unescape(text) for text in (cells[4], cells[3], rest[1]))
+        found.append(Mount(int(cells[0]), point, source, rest[0], root, options))
     return found
 
 
