@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from ansible.module_utils import machine, nvidia_smi
+from ansible.module_utils import health_gpu, machine, nvidia_smi
 from ansible.module_utils.steps import Step, StepFailed, run_module
 
 DOCUMENTATION = r"""
@@ -66,7 +66,12 @@ def body(step: Step, params: dict[str, Any]) -> dict[str, Any]:
     elif seen is None and on_bus:
         raise StepFailed(f"{len(on_bus)} NVIDIA GPUs are on the PCI bus but nvidia-smi is missing")
     gpus = [
-        {**gpu, "numa_node": machine.numa_node(gpu["pci_address"])} for gpu in (seen or {}).get("gpus", [])
+        {
+            **gpu,
+            **dict(zip(("health", "health_reasons"), health_gpu.glance(gpu))),
+            "numa_node": machine.numa_node(gpu["pci_address"]),
+        }
+        for gpu in (seen or {}).get("gpus", [])
     ]
     findings = machine.lost_gpus(on_bus, gpus)
     for gpu in gpus:

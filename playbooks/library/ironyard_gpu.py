@@ -41,12 +41,16 @@ evidence:
   type: list
   elements: str
   returned: always
+reset_at:
+  description: When the GPUs were reset, in seconds since 1970; null when they were not.
+  type: float
+  returned: success
 """
 
 
-def body(step: Step, params: dict[str, Any]) -> None:
+def body(step: Step, params: dict[str, Any]) -> dict[str, Any]:
     manifest = require_manifest(params["manifest"])
-    gpus.restore(step, manifest, reset=params["reset"], pause=params["pause"])
+    return {"reset_at": gpus.restore(step, manifest, reset=params["reset"], pause=params["pause"])}
 
 
 def main() -> None:

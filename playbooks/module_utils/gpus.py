@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,16 +24,18 @@ RESTORED = (
     "application_clocks",
 )
 FIXED = ("pci_address", "vbios")
-MEMORY_SLACK_MIB = 512  # drivers keep some, and not always the same
 
 
-def restore(step: Step, manifest: dict[str, Any], *, reset: bool, pause: list[str]) -> None:
-    """The whole step. Raises StepFailed when a GPU is lost, busy or does not take its recorded settings."""
+def restore(step: Step, manifest: dict[str, Any], *, reset: bool, pause: list[str]) -> float | None:
+    """The whole step; when the GPUs were reset (seconds since 1970), None when they were not.
+
+    Raises StepFailed when a GPU is lost, busy or does not take its recorded settings.
+    """
     wanted = {gpu["uuid"]: gpu for gpu in manifest["gpu"]["gpus"]}
     present = seen()
     if not wanted and not present:
         step.note("the host has no GPU")
-        return
+        return None
     lost = [uuid for uuid in wanted if uuid not in {gpu["uuid"] for gpu in present}]
     if lost:
         raise StepFailed(f"{len(lost)} GPUs of the manifest are lost", lost)
@@ -41,16 +44,17 @@ def restore(step: Step, manifest: dict[str, Any], *, reset: bool, pause: list[st
     for gpu, record in pairs:
         restore_mig(step, gpu, record)
         restore_switch(step, gpu, record, "ecc_mode", "-e")
-    if reset:
-        reset_all(step, [gpu for gpu, _ in pairs], pause)
+    done = reset and reset_all(step, [gpu for gpu, _ in pairs], pause)
+    at = time.time() if done else None
     if step.check:
-        return
+        return None
     for gpu in seen():
         if gpu["uuid"] in wanted:
             restore_settings(step, gpu, wanted[gpu["uuid"]])
     wrong = [line for gpu in seen() for line in unlike(gpu, wanted.get(gpu["uuid"]), RESTORED)]
     if wrong:
         raise StepFailed("GPU settings are not as enrolment recorded them", wrong)
+    return at
 
 
 def seen() -> list[Gpu]:
@@ -58,10 +62,16 @@ def seen() -> list[Gpu]:
     return answer["gpus"] if answer else []
 
 
-def busy(manifest: dict[str, Any]) -> tuple[list[processes.Process], list[int]]:
-    """(foreign processes on GPUs that this host shows, process numbers that it does not show)."""
+def busy(
+    manifest: dict[str, Any], *, but: list[str] | None = None
+) -> tuple[list[processes.Process], list[int]]:
+    """(foreign processes on GPUs that this host shows, process numbers that it does not show).
+
+    ``but``: UUIDs of GPUs whose processes are nobody's business here.
+    """
     running = processes.scan()
-    numbers = sorted({pid for gpu in seen() for pid in gpu["processes"] if pid})
+    looked_at = [gpu for gpu in seen() if gpu["uuid"] not in (but or ())]
+    numbers = sorted({pid for gpu in looked_at for pid in gpu["processes"] if pid})
     outsiders = {process.pid for process in processes.foreign(running, manifest)}
     return [running[pid] for pid in numbers if pid in outsiders], [
         pid for pid in numbers if pid not in running
@@ -141,29 +151,30 @@ def change(step: Step, gpu: Gpu, what: str, *flags: str) -> None:
         raise StepFailed(f"GPU {gpu['index']} does not take {what}", [said.tail()])
 
 
-def reset_all(step: Step, present: list[Gpu], pause: list[str]) -> None:
-    """Reset all at once: GPUs joined by NVLink can only be reset together."""
+def reset_all(step: Step, present: list[Gpu], pause: list[str]) -> bool:
+    """Reset all at once: GPUs joined by NVLink can only be reset together. Whether they were."""
     step.did(f"reset {len(present)} GPUs")
     if step.check:
-        return
+        return False
     indices = ",".join(str(gpu["index"]) for gpu in present)
     with_pause = [name for name in pause if run("systemctl", "is-active", "--quiet", name).ok]
     for name in with_pause:
         run("systemctl", "stop", name, timeout=60)
     try:
-        judge_reset(step, run("nvidia-smi", "--gpu-reset", "-i", indices, timeout=180))
+        return judge_reset(step, run("nvidia-smi", "--gpu-reset", "-i", indices, timeout=180))
     finally:
         for name in with_pause:
             run("systemctl", "start", name, timeout=60)
 
 
-def judge_reset(step: Step, said: Ran) -> None:
+def judge_reset(step: Step, said: Ran) -> bool:
     text = said.out + said.err
     if said.ok:
-        return
+        return True
     if BUSY.search(text) or not UNSUPPORTED.search(text):
         raise StepFailed("the GPUs could not be reset", [said.tail()])
     step.note(f"GPU reset skipped, the hardware does not offer it: {said.tail(160)}")
+    return False
 
 
 def unlike(gpu: Gpu, record: Gpu | None, keys: tuple[str, ...]) -> Iterator[str]:
@@ -172,17 +183,11 @@ def unlike(gpu: Gpu, record: Gpu | None, keys: tuple[str, ...]) -> Iterator[str]
             yield f"GPU {gpu['index']} ({gpu['uuid']}): {key} is {gpu[key]}, enrolment recorded {record[key]}"
 
 
-def held_memory(gpu: Gpu, record: Gpu | None) -> Iterator[str]:
-    """Memory that is in use without a process may still hold a tenant's data."""
-    used = gpu["memory_used_mib"]
-    if used is None:
-        yield f"GPU {gpu['index']} does not say how much memory is in use"
-    elif record and used > (record["memory_used_mib"] or 0) + MEMORY_SLACK_MIB:
-        yield f"GPU {gpu['index']} holds {used} MiB, at enrolment {record['memory_used_mib']} MiB"
-
-
 def findings(manifest: dict[str, Any]) -> list[str]:
-    """Everything about the GPUs that differs from the manifest, is unhealthy, or could not be looked at."""
+    """Everything about the GPUs that differs from the manifest or could not be looked at.
+
+    Whether they are well is for the health check to say: a sick GPU need not cost its whole host.
+    """
     try:
         return list(_findings(manifest))
     except StepFailed as failed:
@@ -205,11 +210,8 @@ def _findings(manifest: dict[str, Any]) -> Iterator[str]:
         yield f"driver is {answer['driver_version']}, enrolment recorded {manifest['gpu']['driver_version']}"
     for uuid, gpu in present.items():
         yield from unlike(gpu, wanted.get(uuid), FIXED + RESTORED)
-        yield from held_memory(gpu, wanted.get(uuid))
         if gpu["mig_devices"]:
             yield f"GPU {gpu['index']} has {gpu['mig_devices']} MIG instances"
-        if gpu["health"] != "ok":
-            yield f"GPU {gpu['index']} ({uuid}) health {gpu['health']}: {', '.join(gpu['health_reasons'])}"
     held, hidden = busy(manifest)
     yield from (f"process on a GPU: {process}" for process in held)
     yield from (f"process on a GPU that the host does not show: pid {pid}" for pid in hidden)

@@ -62,6 +62,11 @@ def pci_address(text: str | None) -> str | None:
     return f"{match.group(1)[-4:]}:{match.group(2)}" if match else None
 
 
+def yes(text: str | None) -> bool | None:
+    """A reading that is Yes or No."""
+    return {"yes": True, "no": False}.get((value(text) or "").lower())
+
+
 def parse(xml: str) -> dict[str, Any]:
     """The output of `nvidia-smi -q -x`. Raises StepFailed with the output's beginning when it is not that."""
     try:
@@ -120,7 +125,6 @@ def _gpu(gpu: ET.Element, index: int) -> dict[str, Any]:
 
     power = ("gpu_power_readings", "power_readings")
     cluster, clique = text("fabric/clusterUuid"), text("fabric/cliqueId")
-    health, reasons = judge(gpu)
     return {
         "index": index,
         "uuid": text("uuid"),
@@ -151,8 +155,8 @@ def _gpu(gpu: ET.Element, index: int) -> dict[str, Any]:
         "application_clocks": clocks(gpu, "applications_clocks"),
         "default_application_clocks": clocks(gpu, "default_applications_clocks"),
         "processes": [whole(pid.text) for pid in gpu.findall("processes/process_info/pid")],
-        "health": health,
-        "health_reasons": reasons,
+        "readings": readings(gpu),
+        "lasting": lasting(gpu),
     }
 
 
@@ -172,50 +176,66 @@ def event_reasons(gpu: ET.Element) -> list[str]:
     return active
 
 
-def judge(gpu: ET.Element) -> tuple[str, list[str]]:
-    """(ok | failed | unknown, reasons).
+def uncorrectable(gpu: ET.Element, span: str) -> int | None:
+    """ECC errors that could not be mended, since boot (volatile) or ever (aggregate)."""
+    counts = [whole(gpu.findtext(f"ecc_errors/{span}/{path}")) for path in UNCORRECTABLE]
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
-    A check that the GPU ought to answer and does not is unknown, never ok.
-    """
-    failed: list[str] = []
-    unknown: list[str] = []
+
+def lasting(gpu: ET.Element) -> dict[str, Any]:
+    """What outlives resets, for the enrolment record: later checks look at what was added since."""
+    pages = [
+        whole(gpu.findtext(f"retired_pages/{kind}/retired_count"))
+        for kind in ("multiple_single_bit_retirement", "double_bit_retirement")
+    ]
+    return {
+        "ecc_uncorrectable": uncorrectable(gpu, "aggregate"),
+        "retired_pages": None if None in pages else sum(page for page in pages if page is not None),
+        "remapped_rows": whole(gpu.findtext("remapped_rows/remapped_row_unc")),
+        "pcie_width": whole(gpu.findtext("pci/pci_gpu_link_info/link_widths/current_link_width")),
+    }
+
+
+def readings(gpu: ET.Element) -> dict[str, Any]:
+    """What the health checks look at. None is a reading that this driver or GPU does not give."""
+
+    def said(path: str) -> str | None:
+        return value(gpu.findtext(path))
+
     broken = [
         f"{item.tag}: {item.text.strip()}" for item in gpu.iter() if item.text and BROKEN.search(item.text)
     ]
-    failed += broken[:5]
-    _judge_ecc(gpu, failed, unknown)
-    _judge_memory_repair(gpu, failed, unknown)
-    for path, meaning in (
-        ("gpu_reset_status/reset_required", "GPU reset required"),
-        ("gpu_reset_status/drain_and_reset_recommended", "drain and reset recommended"),
-    ):
-        if (value(gpu.findtext(path)) or "").lower() == "yes":
-            failed.append(meaning)
-    held = [name for name in event_reasons(gpu) if name in ("hw_thermal_slowdown", "hw_power_brake_slowdown")]
-    failed += [f"clocks held down: {name}" for name in held]
-    if value(gpu.findtext("uuid")) is None:
-        unknown.append("no UUID")
-    return ("failed" if failed else "unknown" if unknown else "ok"), failed + unknown
-
-
-def _judge_ecc(gpu: ET.Element, failed: list[str], unknown: list[str]) -> None:
-    counts = {path: whole(gpu.findtext(f"ecc_errors/volatile/{path}")) for path in UNCORRECTABLE}
-    known = {path: count for path, count in counts.items() if count is not None}
-    failed += [
-        f"{count} uncorrectable ECC errors since boot ({path})" for path, count in known.items() if count
-    ]
-    if switch(gpu.findtext("ecc_mode/current_ecc")) == "enabled" and not known:
-        unknown.append("ECC is on but its error counts cannot be read")
-
-
-def _judge_memory_repair(gpu: ET.Element, failed: list[str], unknown: list[str]) -> None:
-    readings = {
-        "row remap pending": value(gpu.findtext("remapped_rows/remapped_row_pending")),
-        "row remap failed": value(gpu.findtext("remapped_rows/remapped_row_failure")),
-        "page retirement pending": value(gpu.findtext("retired_pages/pending_retirement"))
-        or value(gpu.findtext("retired_pages/pending_blacklist")),
+    pending = said("retired_pages/pending_retirement") or said("retired_pages/pending_blacklist")
+    width = "pci/pci_gpu_link_info/link_widths/max_link_width"
+    spent = "remapped_rows/row_remapper_histogram/row_remapper_histogram_none"
+    return {
+        "broken": broken[:5],
+        "ecc_volatile": uncorrectable(gpu, "volatile"),
+        "sram_exhausted": yes(gpu.findtext("ecc_errors/aggregate/sram_threshold_exceeded")),
+        "remap_pending": yes(gpu.findtext("remapped_rows/remapped_row_pending")),
+        "remap_failed": yes(gpu.findtext("remapped_rows/remapped_row_failure")),
+        "banks_spent": whole(gpu.findtext(spent)),
+        "page_pending": yes(pending),
+        "repair_pending": [
+            name
+            for name in ("channel_repair_pending", "tpc_repair_pending")
+            if yes(gpu.findtext(f"ecc_errors/{name}"))
+        ],
+        "unrepairable": yes(gpu.findtext("ecc_errors/unrepairable_memory")),
+        "reset_required": yes(gpu.findtext("gpu_reset_status/reset_required")),
+        "drain_recommended": yes(gpu.findtext("gpu_reset_status/drain_and_reset_recommended")),
+        "recovery": said("gpu_recovery_action"),
+        "held_by": event_reasons(gpu),
+        "temperature": number(gpu.findtext("temperature/gpu_temp")),
+        "slowdown_at": number(gpu.findtext("temperature/gpu_temp_slow_threshold")),
+        "operating_to": number(gpu.findtext("temperature/gpu_temp_max_gpu_threshold")),
+        "left": number(gpu.findtext("temperature/gpu_temp_tlimit")),
+        "slowdown_left": number(gpu.findtext("temperature/gpu_temp_slow_tlimit_threshold")),
+        "operating_left": number(gpu.findtext("temperature/gpu_temp_max_gpu_tlimit_threshold")),
+        "memory_temperature": number(gpu.findtext("temperature/memory_temp")),
+        "memory_to": number(gpu.findtext("temperature/gpu_temp_max_mem_threshold")),
+        "pcie_width_max": whole(gpu.findtext(width)),
+        "fabric_state": said("fabric/state"),
+        "fabric_status": said("fabric/status"),
     }
-    failed += [name for name, said in readings.items() if (said or "").lower() == "yes"]
-    has_ecc = switch(gpu.findtext("ecc_mode/current_ecc")) == "enabled"
-    if has_ecc and all(said is None for said in readings.values()):
-        unknown.append("neither row remapping nor page retirement can be read")

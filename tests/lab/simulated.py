@@ -59,6 +59,10 @@ class Simulated:
     def lspci(self, *argv: str) -> str:
         return self._run("lspci.py", argv)[1]
 
+    def dcgmi(self, *argv: str) -> tuple[int, str]:
+        """Its exit code and what it printed."""
+        return self._run("dcgmi.py", argv)
+
     def xml(self) -> ET.Element:
         return ET.fromstring(self.smi("-q", "-x"))
 

@@ -7,13 +7,16 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import machine, nvidia_smi
+from ansible.module_utils import health_gpu, machine, nvidia_smi
 from ansible.module_utils.steps import StepFailed
 
 HEALTHY = """
 <gpu id="00000000:1B:00.0"><product_name>H</product_name><uuid>GPU-1</uuid>
 <ecc_mode><current_ecc>Enabled</current_ecc><pending_ecc>Enabled</pending_ecc></ecc_mode>
-<ecc_errors><volatile><sram_uncorrectable>0</sram_uncorrectable><dram_uncorrectable>0</dram_uncorrectable></volatile></ecc_errors>
+<ecc_errors><volatile><sram_uncorrectable>0</sram_uncorrectable><dram_uncorrectable>0</dram_uncorrectable></volatile>
+<aggregate><sram_uncorrectable>0</sram_uncorrectable></aggregate></ecc_errors>
+<fb_memory_usage><used>1 MiB</used></fb_memory_usage><temperature><gpu_temp>30 C</gpu_temp></temperature>
+<pci><pci_gpu_link_info><link_widths><max_link_width>16x</max_link_width><current_link_width>16x</current_link_width></link_widths></pci_gpu_link_info></pci>
 <retired_pages><pending_retirement>N/A</pending_retirement></retired_pages>
 <remapped_rows><remapped_row_pending>No</remapped_row_pending><remapped_row_failure>No</remapped_row_failure></remapped_rows>
 <gpu_reset_status><reset_required>No</reset_required></gpu_reset_status>
@@ -24,7 +27,7 @@ HEALTHY = """
 
 
 def judged(xml: str) -> tuple[str, list[str]]:
-    verdict: tuple[str, list[str]] = nvidia_smi.judge(ET.fromstring(xml))
+    verdict: tuple[str, list[str]] = health_gpu.glance(nvidia_smi._gpu(ET.fromstring(xml), 0))
     return verdict
 
 
@@ -46,7 +49,8 @@ def test_recorded_xml(
     assert re.fullmatch(r"\d+\.\d+(\.\d+)?", seen["driver_version"])
     assert len(seen["gpus"]) == count
     gpu = seen["gpus"][0]
-    assert (gpu["model"], gpu["memory_mib"], gpu["ecc_mode"], gpu["health"]) == (model, memory, ecc, health)
+    assert (gpu["model"], gpu["memory_mib"], gpu["ecc_mode"]) == (model, memory, ecc)
+    assert health_gpu.glance(gpu)[0] == health
     assert gpu["uuid"].startswith("GPU-")
     assert re.fullmatch(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]", gpu["pci_address"])
     assert gpu["compute_mode"] == "Default"
@@ -134,7 +138,7 @@ def test_broken_csv_is_a_clear_failure() -> None:
 def test_both_names_for_held_clocks() -> None:
     for word in ("event", "throttle"):
         xml = HEALTHY.replace("clocks_event_reason", f"clocks_{word}_reason").replace("Not Active", "Active")
-        assert judged(xml) == ("failed", ["clocks held down: hw_thermal_slowdown"])
+        assert judged(xml) == ("failed", ["clocks held down: hw_thermal_slowdown (too hot)"])
 
 
 @pytest.mark.parametrize(
@@ -145,7 +149,7 @@ def test_both_names_for_held_clocks() -> None:
             "<dram_uncorrectable>0",
             "<dram_uncorrectable>3",
             "failed",
-            "3 uncorrectable ECC errors since boot (dram_uncorrectable)",
+            "3 uncorrectable ECC errors since boot",
         ),
         ("row_pending>No", "row_pending>Yes", "failed", "row remap pending"),
         ("row_failure>No", "row_failure>Yes", "failed", "row remap failed"),
@@ -159,7 +163,9 @@ def test_both_names_for_held_clocks() -> None:
     ],
 )
 def test_each_health_check_can_fail(before: str, after: str, verdict: str, reason: str | None) -> None:
-    assert judged(HEALTHY.replace(before, after)) == (verdict, [reason] if reason else [])
+    found, reasons = judged(HEALTHY.replace(before, after))
+    assert found == verdict
+    assert reason in reasons if reason else not reasons
 
 
 def test_lost_gpus_are_found_both_ways() -> None:

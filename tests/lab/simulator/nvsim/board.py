@@ -37,7 +37,7 @@ def identity(gpu: Gpu, r: dict[str, Any]) -> list[Node]:
         ("uuid", gpu.uuid),
         ("pdi", r["pdi"]),
         ("minor_number", str(gpu.index)),
-        ("vbios_version", model.vbios),
+        ("vbios_version", r["vbios"]),
         ("multigpu_board", "No"),
         ("board_id", f"0x{int(r['bus'], 16) << 8:x}"),
         ("board_part_number", model.board_part),
@@ -129,7 +129,7 @@ def pci(gpu: Gpu, r: dict[str, Any]) -> Node:
                 "pci_gpu_link_info",
                 [
                     ("pcie_gen", generation),
-                    ("link_widths", leaves("16x", "max_link_width", "current_link_width")),
+                    ("link_widths", [("max_link_width", "16x"), ("current_link_width", r["pcie_width"])]),
                 ],
             ),
             ("pci_bridge_chip", leaves(NA, "bridge_chip_type", "bridge_chip_fw")),

@@ -116,11 +116,53 @@ def _throttle(state: dict[str, Any], options: argparse.Namespace) -> None:
         state["temperature"] = 88
 
 
+def _heat(state: dict[str, Any], options: argparse.Namespace) -> None:
+    state["temperature"] = options.celsius
+
+
+def _pcie(state: dict[str, Any], options: argparse.Namespace) -> None:
+    state["pcie_width"] = options.lanes
+
+
+def _nvlink(state: dict[str, Any], options: argparse.Namespace) -> None:
+    state["nvlinks_down"] = options.down
+
+
+def _fabric(state: dict[str, Any], options: argparse.Namespace) -> None:
+    state["fabric"] = options.state
+
+
+def _recovery(state: dict[str, Any], options: argparse.Namespace) -> None:
+    state["recovery"] = options.action
+
+
+def _vbios(state: dict[str, Any], options: argparse.Namespace) -> None:
+    state["vbios"] = options.version
+
+
+def _diag(state: dict[str, Any], options: argparse.Namespace) -> None:
+    state["diag"] = {"test": options.test, "status": options.status, "severity": options.severity}
+
+
 def _xid(state: dict[str, Any], options: argparse.Namespace) -> None:
     state["recovery"] = "Reset" if options.number in (94, 95, 119, 120) else state["recovery"]
 
 
-FAULTS = {"lost": _lost, "ecc": _ecc, "remap": _remap, "ghost": _ghost, "throttle": _throttle, "xid": _xid}
+FAULTS = {
+    "lost": _lost,
+    "ecc": _ecc,
+    "remap": _remap,
+    "ghost": _ghost,
+    "throttle": _throttle,
+    "xid": _xid,
+    "heat": _heat,
+    "pcie": _pcie,
+    "nvlink": _nvlink,
+    "fabric": _fabric,
+    "recovery": _recovery,
+    "vbios": _vbios,
+    "diag": _diag,
+}
 
 
 def _log_xid(gpu: Gpu, number: int) -> None:
@@ -185,6 +227,19 @@ def parser() -> argparse.ArgumentParser:
     one = add("throttle", _faulty, "a clock event reason stays active")
     one.add_argument("--reason", default="hw_thermal_slowdown")
     add("xid", _faulty, "the driver logs an Xid").add_argument("number", type=int)
+    add("heat", _faulty, "the GPU is this hot").add_argument("celsius", type=int)
+    add("pcie", _faulty, "the PCIe link came up with this many lanes").add_argument("lanes", type=int)
+    add("nvlink", _faulty, "this many NVLinks are down").add_argument("down", type=int)
+    add("fabric", _faulty, "the GPU's place in the NVLink fabric").add_argument("state")
+    add("recovery", _faulty, "what the driver advises").add_argument("action")
+    add("vbios", _faulty, "another firmware").add_argument("version")
+    one = add("diag", _faulty, "a test of dcgmi diag does not pass")
+    one.add_argument("--test", default="memory")
+    one.add_argument("--status", choices=("Fail", "Warn", "Skip"), default="Fail")
+    one.add_argument("--severity", type=int, default=2, help="DCGM's: 1 monitor, 2 isolate, 6 reset")
+    add("no-engine", _tool_fault, "DCGM's host engine does not run", gpu=False)
+    one = add("slow-diag", _tool_fault, "dcgmi diag takes its time", gpu=False)
+    one.add_argument("seconds", type=float)
     add("mismatch", _tool_fault, "driver and library differ", gpu=False)
     add("no-driver", _tool_fault, "the driver does not answer", gpu=False)
     add("malformed", _tool_fault, "the XML breaks off", gpu=False)

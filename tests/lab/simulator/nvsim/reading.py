@@ -110,10 +110,12 @@ def read(machine: Machine, gpu: Gpu) -> dict[str, Any]:
         # with MIG on, the driver does not say whether a remap is pending
         "remap_pending": NA if gpu.mig_enabled else yes(remap["pending"]),
         "remap_failure": NA if gpu.mig_enabled else yes(remap["failure"]),
-        "fabric_state": "Completed" if model.fabric else NA,
+        "fabric_state": state["fabric"] or "Completed" if model.fabric else NA,
         "fabric_status": "Success" if model.fabric else NA,
         "fabric_clique": "0" if model.fabric else NA,
         "fabric_cluster": gpu.nvlink_domain or "00000000-0000-0000-0000-000000000000" if model.fabric else NA,
+        "vbios": state["vbios"] or model.vbios,
+        "pcie_width": f"{state['pcie_width']}x",
         "module_id": str(gpu.index + 1),
         "pdi": f"0x{gpu.uuid.replace('-', '')[3:19]}",
     }

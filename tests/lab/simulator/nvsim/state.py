@@ -92,6 +92,11 @@ def fresh(model: Model) -> dict[str, Any]:
         "recovery": "None",
         "throttle": [],
         "temperature": 34,
+        "pcie_width": 16,
+        "nvlinks_down": 0,
+        "fabric": None,
+        "vbios": None,
+        "diag": {},
     }
 
 

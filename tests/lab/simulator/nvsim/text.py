@@ -132,5 +132,9 @@ def nvlinks(gpus: list[Gpu]) -> str:
             lines.append("Device does not have or support Nvlink\n")
         else:
             speed = gpu.model.nvlink_speed
-            lines += [f"\t Link {n}: {speed} GB/s\n" for n in range(gpu.model.nvlink_count)]
+            up = gpu.model.nvlink_count - gpu.state["nvlinks_down"]
+            lines += [
+                f"\t Link {n}: {f'{speed} GB/s' if n < up else '<inactive>'}\n"
+                for n in range(gpu.model.nvlink_count)
+            ]
     return "".join(lines)
