@@ -14,7 +14,10 @@ from api.cli.exits import MEANINGS, Failure
 
 
 class Entry(NamedTuple):
-    """`where`: module and name of a function, or of a Typer application with commands of its own."""
+    """`where`: module and name of a function, or of a Typer application with commands of its own.
+
+    Several applications, with a space between, are one command.
+    """
 
     where: str
     help: str
@@ -41,8 +44,9 @@ SECTIONS = {
         "report": Entry("reports:app", "Report usage and capacity."),
     },
     "Run the fleet": {
-        "host": Entry("hosts:app", "Enroll hosts, look at them, reclaim and retire them."),
+        "host": Entry("hosts:app host_records:app", "Enroll hosts, look at them, reclaim and retire them."),
         "operations": Entry("operations:app", "List, look at, watch and cancel background work."),
+        "proof": Entry("proof:app", "Check signed records and manifests, offline as well."),
         "tenancy": Entry("cluster:app", "Bring the cluster in line with workspaces, quotas and members."),
     },
     "People and access": {
@@ -90,15 +94,28 @@ class Commands(TyperGroup):
 
 def load(name: str) -> Any:
     entry = ENTRIES[name]
-    module, _, member = entry.where.partition(":")
-    found = getattr(import_module(f"api.cli.{module}"), member)
+    found, *more = (_member(where) for where in entry.where.split())
     if isinstance(found, typer.Typer):
+        found = merged(found, *more)
         group = get_group(found)
         group.name, group.help = name, entry.help
         return group
     single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     single.command(name)(found)
     return get_command(single)
+
+
+def _member(where: str) -> Any:
+    module, _, member = where.partition(":")
+    return getattr(import_module(f"api.cli.{module}"), member)
+
+
+def merged(*parts: typer.Typer) -> typer.Typer:
+    made = group()
+    for part in parts:
+        made.registered_commands += part.registered_commands
+        made.registered_groups += part.registered_groups
+    return made
 
 
 def group() -> typer.Typer:

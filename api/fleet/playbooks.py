@@ -5,6 +5,7 @@ A run by the worker and a run by hand (reported by the callback plugin) both end
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -21,10 +22,9 @@ from api.core.operations import service as operations
 from api.core.operations import syncs
 from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.models import Operation
-from api.fleet import proofs, service
+from api.fleet import health, proofs, service
 from api.fleet.lifecycle import TRANSITIONS, Event
 from api.fleet.models import Gpu, GpuFacts, Host, HostFacts, PlayReport
-
 
 INSTALLING = (
     "repositories",
@@ -41,11 +41,11 @@ INSTALLING = (
 
 @dataclass(frozen=True, slots=True)
 class Playbook:
-    """`begins`, `ends`: the host's events at the start and on success."""
+    """`begins`, `ends`: the host's events at the start and on success; None leaves its state alone."""
 
     name: str
     kind: str
-    begins: Event
+    begins: Event | None
     ends: Event | None
     steps: tuple[str, ...]
 
@@ -72,6 +72,7 @@ PLAYBOOKS = {
             Event.VERIFIED,
             ("fence", "kill", "wipe", "identity", "gpu", "verify", "report"),
         ),
+        Playbook("health", service.HEALTH, None, None, ("preflight", "health", "report")),
         Playbook("retire", service.RETIRE, Event.RETIRE, None, ("fence", "unmanage", "report")),
     )
 }
@@ -98,8 +99,11 @@ def begin(
 
 
 def _begin_one(tx: Session, actor: Actor, playbook: Playbook, host_id: UUID, controller: str) -> Operation:
-    service.refuse_held(tx, service.lock(tx, host_id))
-    host = service.fire(tx, actor, host_id, playbook.begins, reason=f"ansible-playbook by {controller}")
+    service.end_checks(tx, actor, host_id, reason=f"ansible-playbook by {controller}")
+    host = service.lock(tx, host_id)
+    service.refuse_held(tx, host)
+    if playbook.begins is not None:
+        host = service.fire(tx, actor, host_id, playbook.begins, reason=f"ansible-playbook by {controller}")
     operation = operations.create(
         tx, actor, playbook.kind, subject_id=host.id, subject=host.name, arguments={"controller": controller}
     )
@@ -112,7 +116,9 @@ def conclude(tx: Session, actor: Actor, operation: Operation, run: Run) -> None:
 
     Raises Invalid or Conflict when what it reports cannot be right.
     """
-    if run.event is OperationEvent.SUCCEED:
+    if operation.kind == service.HEALTH:
+        health.conclude(tx, actor, operation, run)
+    elif run.event is OperationEvent.SUCCEED:
         _succeed(tx, actor, operation, run)
     else:
         _fail(tx, actor, operation, run)
@@ -134,8 +140,19 @@ def _succeed(tx: Session, actor: Actor, operation: Operation, run: Run) -> None:
         _absorb(tx, host, report)
         syncs.changed(tx, actor)
     tx.flush()
+    _absorb_health(tx, operation, playbook, report)
     if playbook.ends is not None:
         service.fire(tx, actor, host.id, playbook.ends)
+
+
+def _absorb_health(tx: Session, operation: Operation, playbook: Playbook, report: PlayReport) -> None:
+    """What makes a host lendable has to say that its GPUs are well; enroll may leave that to what follows."""
+    if playbook.ends is not Event.VERIFIED and report.health is None:
+        return
+    faults = health.absorb(tx, operation, report.health)
+    if faults:
+        told = "; ".join(str(one) for one in faults[:5])
+        raise Invalid(f"The playbook ended well although the host's health is not: {told}.")
 
 
 def _fail(tx: Session, actor: Actor, operation: Operation, run: Run) -> None:
@@ -145,6 +162,9 @@ def _fail(tx: Session, actor: Actor, operation: Operation, run: Run) -> None:
     else:
         host.host_keys = known_keys(host, operation) or run.host_keys
     tx.flush()
+    if run.report is not None and run.report.health is not None:
+        with suppress(Invalid):
+            health.absorb(tx, operation, run.report.health)
     if (host.state, Event.FAILED) in TRANSITIONS:
         step = run.step or operation.step or "start"
         service.fire(tx, actor, host.id, Event.FAILED, reason=run.reason, step=step)

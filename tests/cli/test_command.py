@@ -79,7 +79,7 @@ def test_completion_knows_commands_and_options(process: Process) -> None:
         return process(env=env).stdout.split()
 
     assert complete("ironyard allo") == ["allocate", "allocations", "allocation"]
-    assert complete("ironyard host re") == ["reclaim", "retire", "re-enroll"]
+    assert complete("ironyard host re") == ["reclaim", "retire", "re-enroll", "reclaims", "reclaim-record"]
     assert complete("ironyard allocate --same") == ["--same-host"]
 
 

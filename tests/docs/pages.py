@@ -13,10 +13,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-INSTALL, OPERATE, EXTEND, SECURITY, PLATFORM = (
-    ROOT / "docs" / f"{name}.md" for name in ("install", "operate", "extend", "security", "platform")
+INSTALL, OPERATE, EXTEND, SECURITY, PLATFORM, PROOF = (
+    ROOT / "docs" / f"{name}.md" for name in ("install", "operate", "extend", "security", "platform", "proof")
 )
-PAGES = (README, INSTALL, OPERATE, EXTEND, SECURITY, PLATFORM)
+PAGES = (README, INSTALL, OPERATE, EXTEND, SECURITY, PLATFORM, PROOF)
 NOT_RUN = re.compile(r"<!-- not run: (\S.*\S) -->")
 
 
