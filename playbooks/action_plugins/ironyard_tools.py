@@ -90,7 +90,7 @@ class ActionModule(ActionBase):
                     step.gone(what, path)
             if step.check or attempt == ROUNDS - 1:
                 break
-            mending = trust.mend(want, found, over)
+            mending = trust.mend(want, found, over, known["chattr"])
         if not step.check:
             shown = [f"{path} is {why}" for path, why in sorted(found.items())]
             shown += [f"something is mounted over {point}" for point in over]

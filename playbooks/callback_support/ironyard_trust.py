@@ -109,28 +109,62 @@ def covering(paths: Iterable[str], points: Iterable[str]) -> list[str]:
     return sorted(found, key=len, reverse=True)
 
 
-def mend(want: Wanted, found: dict[str, str], mounts: Iterable[str]) -> str:
-    """The script that repairs: unmount, remove, and put back from the host's store of clean copies."""
-    lines = ["PATH="]
+def mend(want: Wanted, found: dict[str, str], mounts: Iterable[str], chattr: dict[str, str]) -> str:
+    """The script that repairs: unmount, remove, and put back from the host's store of clean copies.
+
+    Immutable files are freed by a copy of chattr that runs from the store with its own loader and libraries;
+    an ld.so.preload is covered meanwhile, since every loader reads it.
+    """
+    lines = [
+        "PATH=",
+        "D=${B%/*}",
+        "have() { s=$($B sha256sum $1 2>/dev/null); case $s in $2*) ;; *) false;; esac; }",
+    ]
     lines += [f"$B umount -l {shlex.quote(point)} 2>/dev/null" for point in mounts]
-    for path, what in sorted(found.items()):
-        name, folder = shlex.quote(path), shlex.quote(path.rsplit("/", 1)[0] or "/")
-        lines.append(f"$B chattr -i -a {folder} {name} 2>/dev/null")
-        if what == "foreign":
-            lines.append(f"$B rm -rf {name}")
-            continue
-        row = want[path]
-        fresh = shlex.quote(f"{path}.ironyard")
-        if row.kind == "l":
-            lines.append(f"$B rm -rf {name}; $B ln -s {shlex.quote(row.data)} {name}")
-            continue
-        kept = shlex.quote(f"{STORE}/{row.data[:2]}/{row.data}")
-        lines.append(
-            f"s=$($B sha256sum {kept} 2>/dev/null); case $s in {row.data}*) $B rm -rf {fresh}; "
-            f"$B cp {kept} {fresh} && $B chown {row.uid}:{row.gid} {fresh} && $B chmod {row.mode:o} {fresh} "
-            f"&& {{ [ -d {name} ] && $B rm -rf {name}; $B mv -f {fresh} {name}; }};; esac"
-        )
+    preload = found.get("/etc/ld.so.preload")
+    if preload:
+        lines.append(": >$D/empty; $B mount --bind $D/empty /etc/ld.so.preload")
+    lines += _chattr(want, chattr)
+    for path in found:
+        folder = shlex.quote(path.rsplit("/", 1)[0] or "/")
+        lines.append(f"c -i -a {folder} {shlex.quote(path)}")
+    if preload:
+        lines.append("$B umount -l /etc/ld.so.preload; c -i -a /etc/ld.so.preload")
+    lines += [_mend_one(path, want.get(path)) for path in sorted(found)]
     return "\n".join(lines) + "\n"
+
+
+def _chattr(want: Wanted, chattr: dict[str, str]) -> list[str]:
+    """Lines that make `c` run chattr from the store; without its parts it does nothing."""
+    loader = next((name for name in chattr if name.startswith("ld")), "")
+    lines = []
+    for name, path in chattr.items():
+        if path in want:
+            lines.append(
+                f"have {_kept(want[path].data)} {want[path].data} && $B cp {_kept(want[path].data)} $D/{name}"
+            )
+    run = (
+        f"$B chmod 700 $D/{loader} 2>/dev/null && $D/{loader} --library-path $D $D/chattr" if loader else ":"
+    )
+    return [*lines, f'c() {{ {run} "$@" 2>/dev/null; }}']
+
+
+def _kept(digest: str) -> str:
+    return f"{STORE}/{digest[:2]}/{digest}"
+
+
+def _mend_one(path: str, row: Any) -> str:
+    name, fresh = shlex.quote(path), shlex.quote(f"{path}.ironyard")
+    if row is None:
+        return f"$B rm -rf {name}"
+    if row.kind == "l":
+        return f"$B rm -rf {name}; $B ln -s {shlex.quote(row.data)} {name}"
+    kept = _kept(row.data)
+    return (
+        f"have {kept} {row.data} && $B rm -rf {fresh} && $B cp {kept} {fresh} && "
+        f"$B chown {row.uid}:{row.gid} {fresh} && $B chmod {row.mode:o} {fresh} && "
+        f"{{ [ ! -d {name} ] || $B rm -rf {name}; }} && $B mv -f {fresh} {name}"
+    )
 
 
 def static(raw: bytes) -> bool:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+from typing import Any
 
 from ansible.module_utils.steps import SEARCH_PATH, run
 
@@ -42,7 +43,7 @@ HOME_STARTUP = (".bashrc", ".zshenv", ".ssh/rc", ".ssh/environment", ".pam_envir
 LIBRARY = re.compile(r"(?:=> )?(/\S+) \(0x")
 
 
-def record(homes: dict[str, str]) -> dict[str, list[str]]:
+def record(homes: dict[str, str]) -> dict[str, Any]:
     """Paths only, since the index has what they hold: ``files`` are real paths, ``links`` lead there."""
     files: set[str] = set()
     own = sorted(set(homes.values()))
@@ -56,6 +57,7 @@ def record(homes: dict[str, str]) -> dict[str, list[str]]:
     return {
         "files": sorted(files),
         "links": sorted(links),
+        "chattr": chattr(),
         "trees": sorted(path for pattern in TREES for path in glob.glob(pattern) if os.path.isdir(path)),
         "startup": [
             *STARTUP,
@@ -74,6 +76,15 @@ def follow(path: str, files: set[str], links: set[str]) -> None:
         path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
     if os.path.isfile(path):
         files.add(path)
+
+
+def chattr() -> dict[str, str]:
+    """The program that frees immutable files, its loader and libraries: by name the real path."""
+    program = shutil.which("chattr", path=SEARCH_PATH)
+    if program is None:
+        return {}
+    loaded = {os.path.basename(path): os.path.realpath(path) for path in libraries(program)}
+    return {"chattr": os.path.realpath(program), **loaded}
 
 
 def libraries(file: str) -> list[str]:
