@@ -29,6 +29,8 @@ PASSING = (
 @dataclass(frozen=True)
 class Mount:
     number: int
+    parent: int
+    device: str
     point: str
     source: str
     fstype: str
@@ -63,7 +65,7 @@ def parse(lines: Iterable[str]) -> list[Mount]:
         cells, rest = left.split(), right.split()
         options = ",".join(word for word in cells[5].split(",") if word in OPTIONS)
         point, root, source = (unescape(text) for text in (cells[4], cells[3], rest[1]))
-        found.append(Mount(int(cells[0]), point, source, rest[0], root, options))
+        found.append(Mount(int(cells[0]), int(cells[1]), cells[2], point, source, rest[0], root, options))
     return found
 
 
@@ -76,7 +78,7 @@ def passing(mount: Mount) -> bool:
 
 def record() -> dict[str, Any]:
     return {
-        "mounts": [[*one.identity, one.options] for one in read()],
+        "mounts": rows(read()),
         "swap": sorted(swaps()),
         "loops": sorted(devices.loops().values()),
     }
@@ -87,40 +89,76 @@ def swaps(path: str = "/proc/swaps") -> list[str]:
         return [unescape(line.split()[0]) for line in source.readlines()[1:]]
 
 
-def extra(before: dict[str, Any], now: Iterable[Mount]) -> list[Mount]:
-    """Mounts without a counterpart in the record, the last made first."""
-    unmatched = [row[:4] for row in before["mounts"]]
+def rows(now: list[Mount]) -> list[list[Any]]:
+    return [[*one.identity, one.options, at(one.point, now) is one] for one in now]
+
+
+def at(path: str, now: list[Mount]) -> Mount | None:
+    """The mount that a path leads into, of several stacked on it the topmost."""
+    here = next((mount for mount in now if mount.point == "/"), None)
+    while here:
+        inner = [
+            one for one in now if one.parent == here.number and one is not here and _holds(one.point, path)
+        ]
+        if not inner:
+            return here
+        here = min(inner, key=lambda one: len(one.point))
+    return None
+
+
+def _holds(point: str, path: str) -> bool:
+    return path == point or path.startswith(f"{point.rstrip('/')}/")
+
+
+def extra(before: dict[str, Any], now: list[Mount]) -> list[Mount]:
+    """Mounts without a counterpart in the record, or which cover one that was to be seen; innermost first.
+
+    What lies unseen under a recorded mount of the very same file system hides nothing and cannot be taken
+    away without it: `docker cp` into a container leaves such copies of its volumes.
+    """
+    top = {mount.point: at(mount.point, now) for mount in now}
+    seen = [mount for mount in now if top[mount.point] is mount]
+    covers: set[Mount] = set()
+    while True:
+        ordered = [*seen, *(mount for mount in now if mount not in seen)]
+        pairs = _pairs(before, [mount for mount in ordered if mount not in covers])
+        fresh = {top[mount.point] for mount, row in pairs if row[5] and mount not in seen} - {None} - covers
+        if not fresh:
+            break
+        covers |= fresh
+    matched = [mount for mount, _ in pairs]
+    shown = {(mount.point, mount.device, mount.root) for mount in matched if mount in seen}
+    return [
+        mount
+        for mount in now[::-1]
+        if mount not in matched
+        and not passing(mount)
+        and (mount in seen or (mount.point, mount.device, mount.root) not in shown)
+    ]
+
+
+def _pairs(before: dict[str, Any], now: list[Mount]) -> list[tuple[Mount, list[Any]]]:
+    """Each mount with its row of the record; the earlier in the list has the first choice."""
+    left = list(before["mounts"])
     found = []
     for mount in now:
-        if mount.identity in unmatched:
-            unmatched.remove(mount.identity)
-        elif not passing(mount):
-            found.append(mount)
-    return found[::-1]
-
-
-def missing(before: dict[str, Any], now: Iterable[Mount]) -> list[list[str]]:
-    there = [mount.identity for mount in now]
-    found = []
-    for row in before["mounts"]:
-        if row[:4] in there:
-            there.remove(row[:4])
-        elif not any(re.fullmatch(path, row[0]) for path, _, _ in PASSING):
-            found.append(row)
-    return found
-
-
-def remounted(before: dict[str, Any], now: Iterable[Mount]) -> list[tuple[str, str, str]]:
-    """(path, options now, options recorded) of mounts that are now writable, executable or the reverse."""
-    left = [list(row) for row in before["mounts"]]
-    found = []
-    for one in now:
-        row = next((row for row in left if row[:4] == one.identity), None)
+        row = next((row for row in left if row[:4] == mount.identity), None)
         if row:
             left.remove(row)
-            if row[4] != one.options:
-                found.append((one.point, one.options, row[4]))
+            found.append((mount, row))
     return found
+
+
+def missing(before: dict[str, Any], now: list[Mount]) -> list[list[Any]]:
+    there = [row for _, row in _pairs(before, now)]
+    gone = [row for row in before["mounts"] if row not in there]
+    return [row for row in gone if not any(re.fullmatch(path, row[0]) for path, _, _ in PASSING)]
+
+
+def remounted(before: dict[str, Any], now: list[Mount]) -> list[tuple[str, str, str]]:
+    """(path, options now, options recorded) of mounts that are now writable, executable or the reverse."""
+    seen = [mount for mount in now if at(mount.point, now) is mount]
+    return [(one.point, one.options, row[4]) for one, row in _pairs(before, seen) if row[4] != one.options]
 
 
 def findings(before: dict[str, Any]) -> list[str]:
