@@ -19,11 +19,14 @@ from api.core.db import Database, make_engine
 from api.core.http import ProblemDocument, install
 from api.core.metrics import Rows
 from api.core.operations.background import DbosDispatcher
+from api.core.operations.estimates import Estimates
+from api.core.operations.live import Feed
 from api.core.operations.router import router as operations
 from api.core.operations.service import QUEUE
 from api.core.operations.syncs import SYNCS
 from api.core.proof import SIGNER, Signer
 from api.fleet import queries as fleet_queries
+from api.fleet.health_router import router as fleet_health
 from api.fleet.proof_router import router as fleet_proof
 from api.fleet.router import router as fleet
 from api.identity.router import router as identity
@@ -65,6 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         identity,
         workspaces,
         fleet,
+        fleet_health,
         fleet_proof,
         allocations,
         operations,
@@ -86,6 +90,7 @@ def _provide(app: FastAPI, settings: Settings) -> None:
     state.database = Database(
         engine, **{QUEUE: DbosDispatcher(engine), SYNCS: followers(settings), SIGNER: state.signer}
     )
+    state.feed, state.estimates = Feed(state.database), Estimates()
     state.secret_box = SecretBox(settings.encryption_key)
     state.tokens = Tokens(settings.signing_key, settings.token_lifetime)
     state.authenticator = TokenAuthenticator(state.database, state.tokens)

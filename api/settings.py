@@ -63,6 +63,14 @@ class Settings(BaseSettings):
     playbooks_dir: Path = ROOT / "playbooks"
     enroll_timeout: int = Field(default=1800, ge=10)
     reclaim_timeout: int = Field(default=3600, ge=10)
+    health_timeout: int = Field(default=1800, ge=10)
+    health_interval: int = Field(
+        default=3600, ge=0, description="how often idle hosts are checked; 0: only when asked"
+    )
+    health_max_age: int = Field(
+        default=86400, ge=0, description="age of a check from which a host is not lent; 0: any age will do"
+    )
+    health_at_once: int = Field(default=2, ge=1, description="checks on the schedule at the same time")
     ssh_timeout: int = Field(default=15, ge=1)
 
     tenancy_stack: str = Field(

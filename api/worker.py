@@ -18,8 +18,8 @@ from api.core.operations.execution import Executor
 from api.core.operations.service import QUEUE
 from api.core.operations.syncs import SYNCS
 from api.core.proof import SIGNER, Signer
+from api.fleet import health, runner
 from api.fleet import operations as fleet
-from api.fleet import runner
 from api.settings import Settings
 from api.tenancy import operations as tenancy
 from api.tenancy import service as tenancy_service
@@ -66,6 +66,7 @@ class WorkerProcess:
                 (self.settings.worker_heartbeat * 2, self.recover),
                 (self.settings.expiry_interval, self.expire),
                 (self.settings.worker_timeout, self.end_silent_runs),
+                (self.settings.expiry_interval, self.look_after_health),
                 (self.settings.tenancy_retry, self.catch_up),
             )
         ]
@@ -110,6 +111,16 @@ class WorkerProcess:
     def end_silent_runs(self) -> None:
         with self.database.transaction() as tx:
             fleet.fail_silent_runs(tx, silence=self.settings.external_run_timeout)
+
+    def look_after_health(self) -> None:
+        with self.database.snapshot() as tx:
+            stale, due = health.stale(tx, self.settings), health.due(tx, self.settings)
+        for host_id in stale:
+            with self.database.transaction() as tx:
+                health.set_aside(tx, system(self.id), host_id)
+        for host_id in due:
+            with self.database.transaction() as tx:
+                health.check_if_idle(tx, system(self.id), host_id)
 
     def catch_up(self) -> None:
         with self.database.transaction() as tx:

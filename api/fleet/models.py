@@ -16,6 +16,7 @@ from api.core import clock
 from api.core.columns import EnumText, Json, UtcDateTime
 from api.core.ids import new_id
 from api.core.texts import storable
+from api.fleet.health_models import Action, Verdict
 from api.fleet.lifecycle import State
 
 
@@ -75,6 +76,12 @@ class Host(SQLModel, table=True):
     facts: dict[str, Any] | None = Field(default=None, sa_type=Json)
     reclaim_policy: ReclaimPolicy = Field(default=ReclaimPolicy.CLEAN, sa_type=EnumText(ReclaimPolicy))
     drains_to: DrainsTo | None = Field(default=None, sa_type=EnumText(DrainsTo))
+    # Whether the last check of its health lets it be lent, and is not too old.
+    health_current: bool = True
+    health_verdict: Verdict | None = Field(default=None, sa_type=EnumText(Verdict))
+    health_checked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    health_tried_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    gpus_reset_at: float | None = None
     created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
 
 
@@ -128,6 +135,10 @@ class Gpu(SQLModel, table=True):
     region: str
     health: Health = Field(default=Health.UNKNOWN, sa_type=EnumText(Health))
     health_reasons: list[str] = Field(default_factory=list, sa_type=Json)
+    health_verdict: Verdict | None = Field(default=None, sa_type=EnumText(Verdict))
+    health_action: Action | None = Field(default=None, sa_type=EnumText(Action))
+    health_level: int | None = None
+    health_checked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     schedulable: bool = False
     held_by: UUID | None = Field(default=None, index=True)
     free_since: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
@@ -217,6 +228,10 @@ class GpuRead(BaseModel):
     region: str
     health: Health
     health_reasons: list[str]
+    health_verdict: Verdict | None = Member(description="the worst of the last check")
+    health_action: Action | None = Member(description="what to do about it")
+    health_level: int | None = Member(description="a sick GPU comes back by a check of this level or more")
+    health_checked_at: datetime | None
     schedulable: bool = Member(description="may be lent when nobody holds it")
     held_by: UUID | None = Member(description="the allocation that holds it now")
 
@@ -236,6 +251,9 @@ class HostRead(BaseModel):
     cordoned: bool
     failed_step: str | None
     failed_reason: str | None
+    health_verdict: Verdict | None
+    health_checked_at: datetime | None
+    health_current: bool = Member(description="its last health check passed and is not too old: may be lent")
     gpus: int
     gpus_held: int
     gpu_models: list[str]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
@@ -18,11 +22,14 @@ from api.core.operations import service as operations
 from api.core.operations.execution import Handler, Outcome, Reporter
 from api.core.operations.lifecycle import Event, State
 from api.core.operations.models import Operation
-from api.fleet import playbooks, proofs, runner, service
+from api.fleet import health, playbooks, proofs, runner, service
+from api.fleet.lifecycle import State as HostState
 from api.fleet.models import Host
 from api.settings import Settings
 
+log = logging.getLogger("ironyard.health")
 BY_HAND = "ansible-playbook:"
+GIVE_WAY_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +53,15 @@ class PlaybookHandler:
             key=self.box.open(host.sealed_key) if host.sealed_key else None,
             key_file=host.key_reference,
             host_keys=[] if anew else playbooks.known_keys(host, operation),
-            variables=play_variables(host, None if anew else proofs.manifest_of(tx, host.id)),
+            variables=play_variables(host, None if anew else proofs.manifest_of(tx, host.id))
+            | health.variables(tx, host, operation),
             index=None if anew else proofs.index_of(tx, host.id),
         )
 
     def act(self, work: runner.Target, reporter: Reporter) -> Outcome:
-        timeout = self.settings.enroll_timeout
-        if self.playbook.kind == service.RECLAIM:
-            timeout = self.settings.reclaim_timeout
+        settings = self.settings
+        timeouts = {service.RECLAIM: settings.reclaim_timeout, service.HEALTH: settings.health_timeout}
+        timeout = timeouts.get(self.playbook.kind, settings.enroll_timeout)
         run = runner.run(
             self.playbook,
             work,
@@ -77,6 +85,36 @@ class PlaybookHandler:
         playbooks.conclude(tx, actor, operation, run)
 
 
+@dataclass(frozen=True, slots=True)
+class HealthHandler(PlaybookHandler):
+    """A check that runs tests ends itself when somebody begins to use the host."""
+
+    def act(self, work: runner.Target, reporter: Reporter) -> Outcome:
+        if work.variables["health_level"] == 0:
+            return PlaybookHandler.act(self, work, reporter)
+        done = threading.Event()
+        watch = threading.Thread(target=_give_way, args=(work.host_id, reporter, done), daemon=True)
+        watch.start()
+        try:
+            return PlaybookHandler.act(self, work, reporter)
+        finally:
+            done.set()
+            watch.join()
+
+
+def _give_way(host_id: UUID, reporter: Reporter, done: threading.Event) -> None:
+    while not done.wait(GIVE_WAY_SECONDS):
+        try:
+            with reporter.database.snapshot() as tx:
+                lent = service.get(tx, host_id).state is HostState.ALLOCATED
+        except SQLAlchemyError:
+            log.exception("whether %s is lent cannot be read; trying again", host_id)
+            continue
+        if lent:
+            reporter.cancelled.set()
+            return
+
+
 def play_variables(host: Host, manifest: dict[str, Any] | None) -> dict[str, object]:
     """The host variables of the plays; the inventory plugin gives the same ones by hand."""
     return {
@@ -91,8 +129,10 @@ def play_variables(host: Host, manifest: dict[str, Any] | None) -> dict[str, obj
 
 def handlers(settings: Settings) -> dict[str, Handler]:
     box = SecretBox(settings.encryption_key)
+    special: dict[str, type[PlaybookHandler]] = {service.HEALTH: HealthHandler}
     return {
-        playbook.kind: PlaybookHandler(playbook, settings, box) for playbook in playbooks.PLAYBOOKS.values()
+        playbook.kind: special.get(playbook.kind, PlaybookHandler)(playbook, settings, box)
+        for playbook in playbooks.PLAYBOOKS.values()
     }
 
 

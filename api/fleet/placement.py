@@ -16,8 +16,8 @@ from api.core.access import Actor
 from api.core.db import is_sqlite, table
 from api.core.errors import Conflict
 from api.fleet import service
-from api.fleet.lifecycle import Event, State, advance
-from api.fleet.models import Gpu, Host
+from api.fleet.lifecycle import LENDABLE, Event, State, advance
+from api.fleet.models import Gpu, Health, Host
 
 # What a claim filters by: statements are built once for each shape, since building costs more than binding.
 Shape = tuple[frozenset[str], tuple[str, ...]]
@@ -121,6 +121,8 @@ def give_back(tx: Session, actor: Actor, holder: UUID, at: datetime, *, reason: 
     """Free what `holder` holds; a host that nobody holds any more goes into reclaim."""
     held = tx.execute(sa.select(GPU.c.host_id).where(GPU.c.held_by == holder).distinct()).scalars()
     host_ids = sorted(held)
+    for host_id in host_ids:
+        service.end_checks(tx, actor, host_id, reason=reason)
     for host_id in host_ids:
         service.lock(tx, host_id)
     tx.execute(sa.update(GPU).where(GPU.c.held_by == holder).values(held_by=None, free_since=at))
@@ -286,8 +288,31 @@ def _shortage(tx: Session, wanted: Wanted) -> CapacityExceeded:
     matching = tx.execute(
         sa.select(sa.func.count()).where(_matches(anywhere)), wanted.parameters()
     ).scalar_one()
+    unwell, unchecked = _out_of_the_pool(tx, anywhere, wanted)
     together = free >= wanted.count
     detail = f"Asked for {wanted.count} GPUs; {free} that match are free, of {matching} in the fleet."
     if together:
         detail += " They are not on one host (or not in one NVLink domain, or not a whole host)."
-    return CapacityExceeded(detail, asked=wanted.describe(), free=free, matching=matching)
+    if unwell:
+        detail += f" {unwell} are out of the pool: their last health check failed."
+    if unchecked:
+        detail += f" {unchecked} wait for a health check of their host."
+    counts = {"free": free, "matching": matching, "unwell": unwell, "unchecked": unchecked}
+    return CapacityExceeded(detail, asked=wanted.describe(), **counts)
+
+
+def _out_of_the_pool(tx: Session, shape: Shape, wanted: Wanted) -> tuple[int, int]:
+    """Matching GPUs that nobody holds, on hosts that may be lent: sick ones, and those of unchecked hosts."""
+    unheld = sa.and_(
+        GPU.c.held_by.is_(None), HOST.c.state.in_(LENDABLE), sa.not_(HOST.c.cordoned), _matches(shape)
+    )
+    counted = (
+        sa.select(
+            sa.func.count().filter(GPU.c.health != Health.OK),
+            sa.func.count().filter(sa.and_(GPU.c.health == Health.OK, sa.not_(HOST.c.health_current))),
+        )
+        .select_from(GPU.join(HOST, HOST.c.id == GPU.c.host_id))
+        .where(unheld)
+    )
+    unwell, unchecked = tx.execute(counted, wanted.parameters()).one()
+    return unwell, unchecked

@@ -180,7 +180,7 @@ class RunsBegin(BaseModel):
         }
     )
 
-    playbook: str = Member(pattern="^(enroll|verify|reclaim|retire)$")
+    playbook: str = Member(pattern="^(enroll|verify|reclaim|health|retire)$")
     hosts: list[UUID] = Member(min_length=1, max_length=1000)
     controller: str = Member(min_length=1, max_length=128, description="who runs it where: user@machine")
 

@@ -18,11 +18,14 @@ from api.core.errors import Conflict, Exists, NotFound
 from api.core.ids import new_id
 from api.core.operations import service as operations
 from api.core.operations import syncs
+from api.core.operations.lifecycle import OPEN
+from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.models import Operation
 from api.fleet.lifecycle import LENDABLE, Event, State, advance
 from api.fleet.models import Gpu, Health, Host, HostCreate, HostPeriod
 
 ENROLL, RECLAIM, VERIFY, RETIRE = "host.enroll", "host.reclaim", "host.verify", "host.retire"
+HEALTH = "host.health"
 PAST = {
     Event.ENROLL: "enroll_started",
     Event.ENROLLED: "enrolled",
@@ -78,7 +81,7 @@ def fire(
     host.failed_reason = reason if after is State.MAINTENANCE else None
     tx.flush()
     keep_period(tx, host.id, after, host.state_since)
-    _reschedule(tx, host)
+    reschedule(tx, host)
     if after is State.RETIRED:
         _remove_gpus(tx, host)
         syncs.changed(tx, actor)
@@ -148,9 +151,30 @@ def request(
     **arguments: Any,
 ) -> Operation:
     """Move a host nobody holds and enqueue the playbook that belongs to it."""
+    end_checks(tx, actor, host_id, reason=kind)
     refuse_held(tx, lock(tx, host_id))
     host = fire(tx, actor, host_id, event, reason=reason)
     return start(tx, actor, host, kind, **arguments)
+
+
+def end_checks(tx: Session, actor: Actor, host_id: UUID, *, reason: str) -> None:
+    """Call off a health check that is at work there: nothing waits for one. Its run stops by itself.
+
+    To be done before the host is locked, since a worker that ends a check locks that first and then the host.
+    """
+    check = tx.execute(
+        sa.select(Operation)
+        .where(
+            col(Operation.subject_id) == host_id,
+            col(Operation.kind) == HEALTH,
+            col(Operation.state).in_(OPEN),
+        )
+        .with_for_update()
+    ).scalar_one_or_none()
+    if check is not None:
+        event = OperationEvent.CANCEL
+        operations.finish(tx, actor, check, event, reason=f"Called off: {reason} goes first.")
+        tx.flush()
 
 
 def refuse_held(tx: Session, host: Host) -> None:
@@ -179,7 +203,7 @@ def cordon(tx: Session, actor: Actor, host_id: UUID, *, cordoned: bool, reason: 
     if host.cordoned != cordoned:
         host.cordoned = cordoned
         tx.flush()
-        _reschedule(tx, host)
+        reschedule(tx, host)
         audit.record(tx, actor, "host.cordoned" if cordoned else "host.uncordoned", host.id, reason=reason)
     return host
 
@@ -224,8 +248,9 @@ def audit_event(
     )
 
 
-def _reschedule(tx: Session, host: Host) -> None:
-    may = host.state in LENDABLE and not host.cordoned
+def reschedule(tx: Session, host: Host) -> None:
+    """Which of its GPUs may be lent: of a host that may be, those that are well."""
+    may = host.state in LENDABLE and not host.cordoned and host.health_current
     healthy = sa.and_(col(Gpu.health) == Health.OK, col(Gpu.removed_at).is_(None))
     tx.execute(
         sa.update(table(Gpu))

@@ -87,7 +87,7 @@ def body(step: Step, params: dict[str, Any]) -> dict[str, Any]:
         earlier=params["xids"],
         overrides=params["thresholds"],
     )
-    document = health.document(params["level"], checks)
+    document = health.document(params["level"], checks, reset_at=params["reset_at"])
     loud = [one for one in document["checks"] if one["verdict"] != verdicts.PASS]
     step.note(f"level {params['level']}: {len(checks)} checks, {document['verdict']}")
     for one in loud:

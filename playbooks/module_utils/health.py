@@ -52,10 +52,15 @@ def examine(
     return checks
 
 
-def document(level: int, checks: list[Check]) -> dict[str, Any]:
+def document(level: int, checks: list[Check], *, reset_at: float | None = None) -> dict[str, Any]:
     """What is handed to the ledger: the worst verdict, and the checks, the worst first."""
     ordered = sorted(checks, key=lambda one: -verdicts.RANK.index(one["verdict"]))
-    return {"level": level, "verdict": verdicts.worst(checks), "checks": ordered[:DOCUMENTED]}
+    return {
+        "level": level,
+        "verdict": verdicts.worst(checks),
+        "checks": ordered[:DOCUMENTED],
+        "reset_at": reset_at,
+    }
 
 
 def count(on_bus: list[dict[str, str]], present: list[dict[str, Any]], wanted: dict[str, Any]) -> list[Check]:

@@ -194,7 +194,8 @@ def test_a_second_enroll_follows_the_hardware(client: Client, fleet: Any, databa
     facts["gpus"][0]["uuid"], facts["gpus"][1]["uuid"] = before[0]["uuid"], before[1]["uuid"]
     facts["gpus"][1]["health"], facts["gpus"][1]["health_reasons"] = "failed", ["uncorrected ECC errors"]
     ledger.finish(database, host, ledger.report("enroll", facts=facts, manifest={"x": 1}))
-    ledger.finish(database, host, ledger.report("reclaim"))
+    sick = ledger.verdicts(ledger.verdict(before[1]["uuid"], "CRITICAL", "service"))
+    ledger.finish(database, host, ledger.report("reclaim", health=sick))
     after = client.ok("GET", f"{HOSTS}/{host}")["gpu_list"]
     assert [gpu["id"] for gpu in after[:2]] == [gpu["id"] for gpu in before[:2]]
     assert after[2]["uuid"] == facts["gpus"][2]["uuid"]
@@ -238,7 +239,7 @@ def test_a_run_by_hand_leaves_the_record_of_a_run_by_the_worker(client: Client) 
         "host.enroll",
         "ansible-playbook:ada@bastion",
     )
-    log = client.ok("GET", f"/api/v1/operations/{operation}/events")
+    log = client.ok("GET", f"/api/v1/operations/{operation}/log")
     assert [row["task"] for row in log] == ["Read the GPUs"]
     assert client.ok("GET", f"{HOSTS}/{host}")["state"] == "cleaning"
     finished = {"status": "succeeded", "report": report}

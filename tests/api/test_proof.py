@@ -52,7 +52,7 @@ def newest(client: Client, host: UUID) -> Any:
 
 def test_a_reclaim_leaves_a_signed_record(client: Client, fleet: Any, database: Database) -> None:
     host = fleet("a")
-    made = ledger.report("reclaim", steps=[WIPE], digest="d" * 64, health={"verdict": "PASS"})
+    made = ledger.report("reclaim", steps=[WIPE], digest="d" * 64, health=ledger.verdicts())
     reclaim(client, database, host, made=made)
     found = newest(client, host)
     assert (found["number"], found["outcome"], found["removed"], found["manifest"]) == (2, "clean", 302, 1)
@@ -61,7 +61,7 @@ def test_a_reclaim_leaves_a_signed_record(client: Client, fleet: Any, database: 
     assert record["type"] == "ironyard.reclaim-record"
     assert record["host"] == {"id": str(host), "name": "a", "address": "198.51.100.1"}
     assert record["playbook"] == {"name": "reclaim", "version": "test", "sha256": "d" * 64}
-    assert (record["state_after"], record["health"]) == ("idle", {"verdict": "PASS"})
+    assert (record["state_after"], record["health"]) == ("idle", made.health)
     (step,) = record["steps"]
     assert step["removed"] == {"home": 2, "file": 300}
     assert step["paths"]["home"] == ["/home/eve", "/home/mal\\udcff"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from api.core.access import Actor, system
 from api.core.crypto import SecretBox
@@ -16,7 +18,7 @@ from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.models import Operation
 from api.fleet import service as fleet
 from api.fleet.lifecycle import Event
-from api.fleet.models import Host, HostCreate, PlayReport
+from api.fleet.models import Gpu, Host, HostCreate, PlayReport
 from api.fleet.operations import finish_by_hand
 from api.fleet.playbooks import Run
 from api.identity import service as identity
@@ -45,7 +47,21 @@ def facts(gpus: int, *, model: str = H100, memory_mib: int = 81559) -> dict[str,
     }
 
 
+def verdicts(
+    *checks: dict[str, Any], gpus: Iterable[str] = (), level: int = 2, **more: Any
+) -> dict[str, Any]:
+    """A health report in which the host and these GPUs are well, and what else is said."""
+    well = [verdict(scope, name="ecc") for scope in ("host", *gpus)]
+    return {"level": level, "checks": [*well, *checks], **more}
+
+
+def verdict(scope: str, verdict: str = "PASS", action: str = "none", name: str = "ecc") -> dict[str, Any]:
+    return {"name": name, "verdict": verdict, "scope": scope, "action": action, "detail": "as read"}
+
+
 def report(playbook: str, **parts: Any) -> PlayReport:
+    if playbook in ("reclaim", "verify"):
+        parts.setdefault("health", verdicts())
     return PlayReport(playbook=playbook, version="test", ok=True, **parts)
 
 
@@ -91,6 +107,8 @@ def finish(database: Database, host_id: UUID, made: PlayReport | None = None, **
     """End the host's open operation as a worker would after its playbook."""
     event = run.pop("event", OperationEvent.SUCCEED)
     with database.transaction() as tx:
+        if made is not None and made.health is not None:
+            _name_gpus(tx, host_id, made.health)
         operation = tx.execute(
             sa.select(Operation).where(Operation.subject_id == host_id, Operation.ended_at.is_(None))
         ).scalar_one()
@@ -98,3 +116,10 @@ def finish(database: Database, host_id: UUID, made: PlayReport | None = None, **
             operations.claim(tx, operation.id, "tests")
             tx.flush()
         finish_by_hand(tx, SYSTEM, operation, Run(event, report=made, **run))
+
+
+def _name_gpus(tx: Session, host_id: UUID, health: dict[str, Any]) -> None:
+    """A check names every GPU: those of which the test says nothing are well."""
+    named = {one["scope"] for one in health["checks"]}
+    uuids = tx.execute(sa.select(Gpu.uuid).where(Gpu.host_id == host_id, Gpu.removed_at.is_(None))).scalars()
+    health["checks"] += [verdict(uuid) for uuid in uuids if uuid not in named]
