@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+import traceback
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
@@ -130,9 +131,16 @@ def perform(step: Step, params: dict[str, Any], body: Body) -> tuple[bool, dict[
     except StepFailed as failed:
         step.evidence = [*failed.evidence, *step.evidence]
         return False, {**step.result(), **failed.result, "msg": failed.message}
-    except (OSError, ValueError, KeyError, TypeError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, LookupError, TypeError, subprocess.SubprocessError) as error:
+        step.evidence.insert(0, f"at {_where(error)}")
         return False, {**step.result(), "msg": f"{step.name}: {type(error).__name__}: {error}"}
     return True, {**step.result(), **extra}
+
+
+def _where(error: BaseException) -> str:
+    """The functions and lines that led to an unforeseen error, the innermost last."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    return " > ".join(f"{os.path.basename(one.filename)}:{one.lineno} {one.name}" for one in frames)
 
 
 def run_module(name: str, argument_spec: dict[str, Any], body: Body) -> None:
