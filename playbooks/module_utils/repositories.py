@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,8 @@ class Repository:
         filled = {part: software.fill(str(said[part]), words) for part in known if said.get(part)}
         url = filled.pop("url").rstrip("/")
         key_url = filled.pop("key_url", "")
-        if key_url and "://" not in key_url:
-            key_url = f"{url}/{key_url}"
+        if key_url:
+            key_url = urllib.parse.urljoin(f"{url}/", key_url)
         plain = {part: str(said[part]) for part in ("key", "key_sha256") if said.get(part)}
         return cls(name=name, url=url, key_url=key_url, **filled, **plain)
 

@@ -15,6 +15,11 @@ DCGM = "4.5.2"
 EXPORTER = "4.8.2"
 SIMULATOR = "/usr/lib/nvidia-sim"
 
+PIN = """\
+Package: nvidia-driver-cuda nvidia-kernel-open-dkms nvidia-fabricmanager
+Pin: version {branch}.*
+Pin-Priority: 1000
+"""
 UNIT = """\
 [Unit]
 Description={description}
@@ -63,7 +68,9 @@ def driver(version: str = DRIVER) -> list[Package]:
     branch = version.split(".", maxsplit=1)[0]
     return [
         Package(
-            f"nvidia-driver-pinning-{branch}", branch, files={f"/etc/apt/preferences.d/nvidia-{branch}": b""}
+            f"nvidia-driver-pinning-{branch}",
+            branch,
+            files={f"/etc/apt/preferences.d/nvidia-{branch}": PIN.format(branch=branch).encode()},
         ),
         Package("nvidia-kernel-open-dkms", version),
         Package(
@@ -125,6 +132,40 @@ def dcgm() -> list[Package]:
                     "/usr/bin/dcgm-exporter -f /etc/dcgm-exporter/default-counters.csv",
                     after="nvidia-dcgm.service",
                     more="StandardOutput=append:/var/dcgm-exporter.log\n",
+                ),
+            },
+        ),
+    ]
+
+
+def engine(folder: str) -> list[Package]:
+    """Docker under the distribution's name, around programs that lie in a folder of the host."""
+    programs = ("dockerd", "docker", "containerd", "containerd-shim-runc-v2", "ctr", "runc")
+    return [
+        Package(
+            "docker.io",
+            "20.10.24",
+            files={
+                "/usr/lib/systemd/system/docker.service": unit(
+                    "Docker (stand-in)", "/usr/bin/dockerd", more="Delegate=yes\n"
+                )
+            },
+            links={f"/usr/bin/{name}": f"{folder}/{name}" for name in programs},
+        )
+    ]
+
+
+def distribution(kernel: str) -> list[Package]:
+    """What the distribution itself would offer."""
+    return [
+        Package(f"linux-headers-{kernel}", "1"),
+        Package(
+            "prometheus-node-exporter",
+            "1.5.0",
+            files={
+                "/usr/bin/prometheus-node-exporter": program("daemon"),
+                "/usr/lib/systemd/system/prometheus-node-exporter.service": unit(
+                    "Node exporter (stand-in)", "/usr/bin/prometheus-node-exporter"
                 ),
             },
         ),
