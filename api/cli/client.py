@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 API = "/api/v1"
 PAGE = 200
 ATTEMPTS = 3
+RECONNECT = 1.0  # seconds
+PATIENCE = 60.0  # seconds without a word after which a stream is given up
+QUIET = 45.0  # seconds without a byte after which it is asked for again; the server pings every 15
 UNAUTHENTICATED, UNAVAILABLE = 401, 503
 
 
@@ -67,6 +71,43 @@ class Client:
 
     def send(self, method: str, path: str, body: Any = None) -> Any:
         return _content(self._request(method, path, body=body))
+
+    def events(self, path: str) -> Iterator[tuple[str, Any]]:
+        """(event, data) of server-sent events; connects again where it broke, until nobody asks for more.
+
+        Raises Failure when the server is not heard of for `PATIENCE` seconds.
+        """
+        import httpx2 as httpx
+
+        last, heard = "0", time.monotonic()
+        while True:
+            try:
+                for found in self._stream(path, last):
+                    last, heard = found.get("id", last), time.monotonic()
+                    yield found["event"], json.loads(found["data"])
+            except httpx.HTTPError as error:
+                if time.monotonic() - heard > PATIENCE:
+                    raise Failure(f"{self.url} cannot be reached: {error}", Exit.UNREACHABLE) from error
+            time.sleep(RECONNECT)
+
+    def _stream(self, path: str, last: str) -> Iterator[dict[str, str]]:
+        headers = {"Last-Event-ID": last, "Accept": "text/event-stream"}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        with self._http.stream("GET", API + path, headers=headers, timeout=QUIET) as response:
+            if response.status_code == UNAVAILABLE:
+                return
+            if not response.is_success:
+                response.read()
+                raise refusal(response, signed_in=self.token is not None)
+            fields: dict[str, str] = {}
+            for line in response.iter_lines():
+                name, _, value = line.partition(": ")
+                if name:
+                    fields[name] = value
+                elif not line and "data" in fields:
+                    yield fields
+                    fields = {}
 
     def pages(self, path: str, *, limit: int | None = None, **query: Any) -> list[Any]:
         """All items of a list, or the first `limit`."""

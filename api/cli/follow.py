@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ ENDED = frozenset({"succeeded", "failed", "cancelled"})
 AT_REST = frozenset({"new", "idle", "allocated", "maintenance", "retired"})
 WELL = frozenset({"idle", "allocated"})
 HALF = 50
+MINUTES_FROM = 100  # seconds
 
 Sleep = Callable[[float], object]
 
@@ -23,22 +25,36 @@ Sleep = Callable[[float], object]
 def operation(client: Client, operation_id: str, display: Display, *, log: bool) -> tuple[Any, list[Any]]:
     """Wait for its end. Returns the operation and its log."""
     lines: list[Any] = []
-    while True:
-        found = client.get(f"/operations/{operation_id}")
-        fresh = client.get(f"/operations/{operation_id}/events", after=lines[-1]["id"] if lines else 0)
-        lines += fresh
-        for line in fresh if log else []:
-            display.line(log_line(line))
-        ended = found["state"] in ENDED
+    for event, told in client.events(f"/operations/{operation_id}/events"):
+        if event == "line":
+            lines.append(told)
+            if log:
+                display.line(log_line(told))
+            continue
+        ended = event == "end"
         display.show(
-            f"{found['kind']} {found['subject']}",
-            found["progress"],
-            _standing(found),
-            well=found["state"] == "succeeded" if ended else None,
+            f"{told['kind']} {told['subject']}",
+            told["progress"],
+            _standing(told),
+            well=told["state"] == "succeeded" if ended else None,
         )
-        if ended and not fresh:
-            return found, lines
-        time.sleep(INTERVAL)
+        if ended:
+            break
+    return client.get(f"/operations/{operation_id}"), lines
+
+
+def interruptible(follow: Callable[[], Any], cancel: Callable[[], Any]) -> Any:
+    """What `follow` returns. Ctrl-C asks whether to cancel what is followed, or only to look away."""
+    while True:
+        try:
+            return follow()
+        except KeyboardInterrupt:
+            if not sys.stdin.isatty():
+                raise
+            typed = input("\nIt goes on. Type cancel to stop it, Enter to stop watching: ")  # Ctrl-C ends it
+            if typed.strip() != "cancel":
+                raise Failure("It goes on without being watched.", Exit.OK) from None
+            cancel()
 
 
 def log_line(line: Any) -> str:
@@ -51,7 +67,15 @@ def log_line(line: Any) -> str:
 def _standing(found: Any) -> str:
     if found["state"] in ENDED:
         return str(found["state"]) + (f": {one_line(found['reason'])}" if found["reason"] else "")
-    return f"{found['state']}, {found['step']}" if found["step"] else str(found["state"])
+    parts = [found["state"], found["step"], left(found.get("eta_seconds"))]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def left(seconds: float | None) -> str:
+    """`about 40 s left`; nothing where nobody knows"""
+    if not seconds:
+        return ""
+    return f"about {seconds:.0f} s left" if seconds < MINUTES_FROM else f"about {seconds / 60:.0f} min left"
 
 
 class Hosts:

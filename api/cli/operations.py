@@ -76,14 +76,21 @@ def watch(operation_id: Id, as_json: Json = False) -> None:
     """Follow an operation to its end, with its log; exit code 0 only when it succeeded."""
     with connect() as client:
         known = _id(client, operation_id)
-        with display(stderr=as_json, quiet=as_json) as shown:
-            found, lines = follow.operation(client, known, shown, log=not as_json)
+        found, lines = follow.interruptible(
+            lambda: _follow(client, known, as_json=as_json),
+            lambda: client.post(f"/operations/{known}/cancel"),
+        )
     if as_json:
         output.emit({"operation": found, "events": lines})
     if found["state"] != "succeeded":
         raise Failure(
             f"{found['kind']} of {found['subject']} {found['state']}: {output.one_line(found['reason'])}"
         )
+
+
+def _follow(client: Client, known: str, *, as_json: bool) -> tuple[Any, list[Any]]:
+    with display(stderr=as_json, quiet=as_json) as shown:
+        return follow.operation(client, known, shown, log=not as_json)
 
 
 @app.command()

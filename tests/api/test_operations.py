@@ -201,5 +201,6 @@ def test_members_see_only_what_they_asked_for(client: Client, database: Database
     member = client.as_new("member")
     assert member.ok("GET", "/api/v1/operations")["items"] == []
     member.problem("GET", f"/api/v1/operations/{operation_id}", 404, "not-found")
-    member.problem("GET", f"/api/v1/operations/{operation_id}/events", 404, "not-found")
+    for part in ("events", "log"):
+        member.problem("GET", f"/api/v1/operations/{operation_id}/{part}", 404, "not-found")
     member.problem("POST", f"/api/v1/operations/{operation_id}/cancel", 404, "not-found")

@@ -139,7 +139,7 @@ def play(platform: Platform, playbook: str, limit: str) -> subprocess.CompletedP
 
 
 def steps_of(platform: Platform, operation: dict[str, Any]) -> list[str]:
-    log = platform.ok("GET", f"/api/v1/operations/{operation['id']}/events")
+    log = platform.ok("GET", f"/api/v1/operations/{operation['id']}/log")
     known = PLAYBOOKS[
         operation["kind"].removeprefix("host.")
     ].steps  # a handler's role runs only after a change

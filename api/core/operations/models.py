@@ -128,6 +128,7 @@ class OperationRead(BaseModel):
                 "attempt": 1,
                 "worker": "worker-7f3a21bc",
                 "cancel_requested": False,
+                "eta_seconds": None,
             }
         },
     )
@@ -148,3 +149,6 @@ class OperationRead(BaseModel):
     attempt: int
     worker: str | None
     cancel_requested: bool
+    eta_seconds: float | None = Member(
+        default=None, description="how long it may still take, by earlier ones; null: unknown, or ended"
+    )

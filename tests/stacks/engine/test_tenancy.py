@@ -129,7 +129,7 @@ class Platform:
             time.sleep(0.3)
 
     def log(self, operation: Any) -> list[str]:
-        lines = self.call("GET", f"/operations/{operation['id']}/events")
+        lines = self.call("GET", f"/operations/{operation['id']}/log")
         return [" ".join(filter(None, (row["status"], row["task"], row["message"]))) for row in lines]
 
     def wait_until_it_creates(self) -> Any:
