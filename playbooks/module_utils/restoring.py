@@ -111,8 +111,8 @@ class Trees:
             return True
         if pristine.copy(row.data, target, self.store):
             return True
-        other = self.contents.get(row.data)
-        return bool(other and other != path and self._from_twin(other, row, target))
+        twins = (other for other, known in self.before.items() if other != path and known.data == row.data)
+        return any(self._from_twin(other, row, target) for other in twins)
 
     def _from_twin(self, other: str, row: Row, target: int) -> bool:
         """Another file of the host may hold the same content still."""

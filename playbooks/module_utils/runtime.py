@@ -1,4 +1,4 @@
-"""The file systems in memory, /run and /dev: what lies there without a service or device that it belongs to."""
+"""The file systems in memory, /run and /dev: what lies there and belongs to no service or device."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _names(folder: str) -> list[str]:
 
 
 def odd(root: str = "") -> Iterator[str]:
-    """Paths in /dev that are no device known to the kernel: files, hidden names, nodes of another's numbers."""
+    """Paths in /dev that are no device of the kernel's: files, hidden names, nodes of another's numbers."""
     top = f"{root}/dev"
     device = os.lstat(top).st_dev if os.path.isdir(top) else None
     pending = [top] if device is not None else []
