@@ -13,6 +13,7 @@ from ansible.module_utils import (
     baseline,
     cleaning,
     containers,
+    disks,
     index,
     packages,
     parts,
@@ -57,6 +58,21 @@ options:
     type: list
     elements: str
     default: []
+  disk_policy:
+    description: How data disks are wiped.
+    type: str
+    choices: [quick, full, crypto]
+    default: quick
+  disk_mounts:
+    description: Mount points whose disks are data disks, wiped and made anew.
+    type: list
+    elements: str
+    default: []
+  disk_keep:
+    description: Disks that are left alone, by kernel name, serial number or WWN.
+    type: list
+    elements: str
+    default: []
 """
 EXAMPLES = r"""
 - name: Wipe
@@ -76,6 +92,13 @@ def body(step: Step, params: dict[str, Any]) -> None:
     manifest = require_manifest(params["manifest"])
     here = restoring.Trees(manifest)
     parts.clean(step, manifest, parts.FIRST)
+    disks.clean(
+        step,
+        parts.recorded("disks", manifest),
+        params["disk_policy"],
+        params["disk_mounts"],
+        params["disk_keep"],
+    )
     cleaning.unmount_below(step, [*params["paths"], "/home", "/root", "/run/user"], own_runtime())
     for name in sorted(packages.record().keys() - manifest["packages"].keys()):
         step.note(f"package {name} is not in the manifest: its files and its entry go")
@@ -208,6 +231,8 @@ def main() -> None:
         "owner_paths": texts,
         "owner_skip": texts,
     }
+    spec["disk_policy"] = {"type": "str", "choices": ["quick", "full", "crypto"], "default": "quick"}
+    spec.update(disk_mounts=texts, disk_keep=texts)
     run_module("wipe", spec, body)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from ansible.module_utils import (
     accounts,
     cgroups,
+    disks,
     firewall,
     kernel,
     keyrings,
@@ -32,6 +33,7 @@ class Part(Protocol):
 
 PARTS: dict[str, Part] = {
     "mounts": mounts,
+    "disks": disks,
     "kernel": kernel,
     "keyrings": keyrings,
     "cgroups": cgroups,
@@ -40,7 +42,7 @@ PARTS: dict[str, Part] = {
     "runtime": runtime,
     "sysctl": sysctl,
 }
-# Before anybody looks at files: what is mounted over a path hides it.
+# Before anybody looks at files: what is mounted over a path hides it. `wipe` does disks after these.
 FIRST = ("mounts",)
 LAST = ("kernel", "keyrings", "cgroups", "network", "firewall", "runtime", "sysctl")
 
