@@ -44,7 +44,10 @@ SECTIONS = {
         "report": Entry("reports:app", "Report usage and capacity."),
     },
     "Run the fleet": {
-        "host": Entry("hosts:app host_records:app", "Enroll hosts, look at them, reclaim and retire them."),
+        "host": Entry(
+            "hosts:app host_records:app host_health:app",
+            "Enroll hosts, look at them, reclaim and retire them.",
+        ),
         "operations": Entry("operations:app", "List, look at, watch and cancel background work."),
         "proof": Entry("proof:app", "Check signed records and manifests, offline as well."),
         "tenancy": Entry("cluster:app", "Bring the cluster in line with workspaces, quotas and members."),

@@ -102,6 +102,7 @@ def show(host: Name, as_json: Json = False) -> None:
             ("failed step", found["failed_step"]),
             ("reason", found["failed_reason"]),
             ("cordoned", found["cordoned"]),
+            ("health", _health(found)),
             ("ssh", f"{found['ssh_user']}@{found['address']} port {found['port']}"),
             ("region", found["region"]),
             ("labels", found["labels"]),
@@ -109,9 +110,23 @@ def show(host: Name, as_json: Json = False) -> None:
     )
     if found["gpu_list"]:
         print()
-        columns = ("index", "GPU", "model", "memory MiB", "health", "held by")
-        names = ("index", "uuid", "model", "memory_mib", "health", "held_by")
-        output.table(columns, ([gpu[name] for name in names] for gpu in found["gpu_list"]))
+        columns = ("index", "GPU", "model", "memory MiB", "health", "do", "because", "held by")
+        output.table(columns, (_gpu_row(gpu) for gpu in found["gpu_list"]))
+
+
+def _health(host: Any) -> str:
+    if host["health_verdict"] is None:
+        return "not checked yet"
+    checked = output.moment(host["health_checked_at"]) if host["health_checked_at"] else "never"
+    lent = "" if host["health_current"] else "; not lent until a check passes"
+    return f"{host['health_verdict']}, last checked {checked}{lent}"
+
+
+def _gpu_row(gpu: Any) -> tuple[Any, ...]:
+    told = "" if gpu["health_action"] == "none" else gpu["health_action"]
+    because = output.one_line("; ".join(gpu["health_reasons"]))
+    names = ("index", "uuid", "model", "memory_mib", "health")
+    return (*(gpu[name] for name in names), told, because, gpu["held_by"])
 
 
 @app.command()

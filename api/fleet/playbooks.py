@@ -22,7 +22,7 @@ from api.core.operations import service as operations
 from api.core.operations import syncs
 from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.models import Operation
-from api.fleet import health, proofs, service
+from api.fleet import draining, health, proofs, service
 from api.fleet.lifecycle import TRANSITIONS, Event
 from api.fleet.models import Gpu, GpuFacts, Host, HostFacts, PlayReport
 
@@ -62,7 +62,7 @@ PLAYBOOKS = {
             service.ENROLL,
             Event.ENROLL,
             Event.ENROLLED,
-            ("preflight", *INSTALLING, "discover", "harden", "manifest", "report"),
+            ("preflight", *INSTALLING, "discover", "harden", "manifest", "health", "report"),
         ),
         Playbook("verify", service.VERIFY, Event.CHECK, Event.VERIFIED, ("preflight", "verify", "report")),
         Playbook(
@@ -143,6 +143,7 @@ def _succeed(tx: Session, actor: Actor, operation: Operation, run: Run) -> None:
     _absorb_health(tx, operation, playbook, report)
     if playbook.ends is not None:
         service.fire(tx, actor, host.id, playbook.ends)
+        draining.settle(tx, actor, host.id)
 
 
 def _absorb_health(tx: Session, operation: Operation, playbook: Playbook, report: PlayReport) -> None:

@@ -33,7 +33,7 @@ description:
 author: Ironyard
 options: {}
 """
-PLAYBOOKS = ("enroll", "verify", "reclaim", "retire")
+PLAYBOOKS = ("enroll", "verify", "reclaim", "health", "retire")
 EXIT_REFUSED = 5
 
 
