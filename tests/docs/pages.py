@@ -13,10 +13,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-INSTALL, OPERATE, EXTEND, SECURITY, PLATFORM, PROOF = (
-    ROOT / "docs" / f"{name}.md" for name in ("install", "operate", "extend", "security", "platform", "proof")
+INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF = (
+    ROOT / "docs" / f"{name}.md"
+    for name in ("install", "operate", "hosts", "extend", "security", "platform", "proof")
 )
-PAGES = (README, INSTALL, OPERATE, EXTEND, SECURITY, PLATFORM, PROOF)
+PAGES = (README, INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF)
 NOT_RUN = re.compile(r"<!-- not run: (\S.*\S) -->")
 
 
