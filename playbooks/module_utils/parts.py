@@ -12,6 +12,7 @@ from ansible.module_utils import (
     firewall,
     kernel,
     keyrings,
+    logs,
     mounts,
     network,
     runtime,
@@ -40,11 +41,12 @@ PARTS: dict[str, Part] = {
     "network": network,
     "firewall": firewall,
     "runtime": runtime,
+    "logs": logs,
     "sysctl": sysctl,
 }
 # Before anybody looks at files: what is mounted over a path hides it. `wipe` does disks after these.
 FIRST = ("mounts",)
-LAST = ("kernel", "keyrings", "cgroups", "network", "firewall", "runtime", "sysctl")
+LAST = ("kernel", "keyrings", "cgroups", "network", "firewall", "runtime", "sysctl", "logs")
 
 
 def record() -> dict[str, Any]:
