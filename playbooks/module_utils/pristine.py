@@ -35,9 +35,9 @@ def wanted(rows: Rows, table: places.Rules, limits: Limits) -> dict[str, str]:
     """Which contents the store holds, each with one path that has it; small files first, up to the limits."""
     found: dict[str, str] = {}
     left = limits.total
-    files = ((row.size, path, row.data) for path, row in rows.items() if row.kind == "f" and row.size)
+    files = ((row.size, path, row.data) for path, row in rows.items() if row.kind == "f" and row.data)
     for size, path, digest in sorted(files):
-        if not digest or digest in found or table.of(path).content == "left":
+        if digest in found or table.of(path).content == "left":
             continue
         if size > min(left, limits.one):
             break
