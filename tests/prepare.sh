@@ -49,6 +49,10 @@ packages() {
     command -v docker-registry >/dev/null || missing+=(docker-registry)
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || missing+=(postgresql)
     command -v skopeo >/dev/null || missing+=(skopeo)
+    command -v gpg-agent >/dev/null || missing+=(gpg gpg-agent)
+    command -v rpmbuild >/dev/null || missing+=(rpm)
+    command -v createrepo_c >/dev/null || missing+=(createrepo-c)
+    command -v dnf >/dev/null || missing+=(dnf)
     [ ${#missing[@]} = 0 ] && return
     if on_debian; then
         install_packages "${missing[@]}"

@@ -91,7 +91,7 @@ def _apt(repository: Repository, key: str) -> str:
 def _dnf(repository: Repository, key: str) -> str:
     return (
         f"[{PREFIX}{repository.name}]\nname=Ironyard {repository.name}\nbaseurl={repository.url}\n"
-        f"enabled=1\ngpgcheck=1\ngpgkey=file://{key}\n"
+        f"enabled=1\nskip_if_unavailable=0\ngpgcheck=1\ngpgkey=file://{key}\n"
     )
 
 

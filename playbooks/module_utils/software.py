@@ -146,12 +146,14 @@ class Dnf(Manager):
         return {row[0]: row[1] for row in rows if len(row) == 2}
 
     def offered(self, wanted: Wanted) -> str | None:
+        name = f"{wanted.name}-{wanted.version}" if wanted.version else wanted.name
         asked = self.call(
-            "dnf", "-q", *self.options, "repoquery", "--qf", "%{name}\t%{version}-%{release}", wanted.name
-        )
+            "dnf", "-q", *self.options, "repoquery", "--latest-limit=1",
+            "--qf=%{name}\t%{version}-%{release}", name,
+        )  # fmt: skip
         rows = (line.split("\t") for line in asked.out.splitlines())
         versions = [row[1] for row in rows if len(row) == 2 and row[0] == wanted.name]
-        return next((version for version in reversed(versions) if wanted.accepts(version)), None)
+        return next((version for version in versions if wanted.accepts(version)), None)
 
     def refresh(self) -> list[str]:
         ran = self.call("dnf", "-q", "-y", *self.options, "makecache", "--refresh")
