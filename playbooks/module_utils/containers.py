@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import Any
 
@@ -9,18 +10,39 @@ from ansible.module_utils.steps import SEARCH_PATH, Step, StepFailed, run
 
 ENGINES = ("docker", "podman")
 BUILT_IN_NETWORKS = {"bridge", "host", "none", "podman"}
-LISTS: dict[str, tuple[str, ...]] = {
-    "containers": ("ps", "-a", "-q", "--no-trunc"),
-    "images": ("images", "-a", "-q", "--no-trunc"),
-    "volumes": ("volume", "ls", "-q"),
-    "networks": ("network", "ls", "--format", "{{.Name}}"),
+LISTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "docker": {
+        "containers": ("ps", "-a", "-q", "--no-trunc"),
+        "images": ("images", "-a", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"),
+        "volumes": ("volume", "ls", "-q"),
+        "networks": ("network", "ls", "--format", "{{.Name}}"),
+        "plugins": ("plugin", "ls", "-q", "--no-trunc"),
+        "swarms": ("info", "--format", "{{.Swarm.NodeID}}"),
+    },
+    "podman": {
+        "containers": ("ps", "-a", "-q", "--no-trunc"),
+        "images": ("images", "-a", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"),
+        "volumes": ("volume", "ls", "-q"),
+        "networks": ("network", "ls", "--format", "{{.Name}}"),
+        "pods": ("pod", "ls", "-q", "--no-trunc"),
+        "secrets": ("secret", "ls", "--format", "{{.Name}}"),
+    },
 }
+SWARM = "/var/lib/docker/swarm/docker-state.json"
+# In the order of removal. A swarm starts its services again, so it goes first.
 REMOVE: dict[str, tuple[str, ...]] = {
+    "swarms": ("swarm", "leave", "--force"),
+    "pods": ("pod", "rm", "-f"),
     "containers": ("rm", "-f", "-v"),
     "networks": ("network", "rm"),
     "volumes": ("volume", "rm", "-f"),
+    "plugins": ("plugin", "rm", "-f"),
+    "secrets": ("secret", "rm"),
+    "tags": ("rmi",),
     "images": ("rmi", "-f"),
 }
+WITHOUT_NAMES = ("swarms",)
+PRUNE = {"docker": ("builder", "prune", "-a", "-f"), "podman": ("image", "prune", "-f")}
 
 
 def installed() -> list[str]:
@@ -28,13 +50,21 @@ def installed() -> list[str]:
 
 
 def inventory(engine: str) -> dict[str, list[str]] | None:
-    """What the engine holds, or None when it does not answer."""
+    """What the engine holds, or None when it does not answer. ``tags`` are 'name:tag=image'."""
     held = {}
-    for kind, words in LISTS.items():
+    for kind, words in LISTS[engine].items():
+        if kind == "swarms" and not os.path.exists(SWARM):  # asking costs as much as all the rest
+            held[kind] = []
+            continue
         listed = run(engine, *words, timeout=60)
         if not listed.ok:
             return None
-        held[kind] = sorted(set(listed.out.split()) - (BUILT_IN_NETWORKS if kind == "networks" else set()))
+        lines = [line.strip() for line in listed.out.splitlines() if line.strip()]
+        if kind == "images":
+            rows = [line.split(maxsplit=1) for line in lines]
+            held["tags"] = sorted(f"{name}={image}" for image, name in rows if "<none>" not in name)
+            lines = [image for image, _ in rows]
+        held[kind] = sorted(set(lines) - (BUILT_IN_NETWORKS if kind == "networks" else set()))
     return held
 
 
@@ -80,16 +110,18 @@ def stop(step: Step, manifest: dict[str, Any]) -> None:
 
 
 def clean(step: Step, manifest: dict[str, Any]) -> None:
-    """Remove foreign containers, networks, volumes and images, then the build cache."""
+    """Remove what enrolment did not see, put recorded tags back, then empty the build cache."""
     for engine, kinds in foreign(manifest).items():
         for kind, words in REMOVE.items():
             ids = kinds.get(kind, [])
             for name in ids:
-                step.gone(kind, f"{engine} {name[:24]}")
+                step.gone(kind, f"{engine} {name[:72]}")
             if ids and not step.check:
-                run(engine, *words, *ids, timeout=300)
+                names = [] if kind in WITHOUT_NAMES else [name.split("=")[0] for name in ids]
+                run(engine, *words, *names, timeout=300)
         if kinds and not step.check:
-            run(engine, "builder", "prune", "-a", "-f", timeout=300)
+            run(engine, *PRUNE[engine], timeout=300)
+            tag(step, engine, manifest)
     if step.check:
         return
     left = {engine: {k: v for k, v in kinds.items() if v} for engine, kinds in foreign(manifest).items()}
@@ -98,3 +130,14 @@ def clean(step: Step, manifest: dict[str, Any]) -> None:
     ]
     if still:
         raise StepFailed("containers, images or volumes could not be removed", still)
+
+
+def tag(step: Step, engine: str, manifest: dict[str, Any]) -> None:
+    """A recorded name that a tenant took from an image, or gave to another."""
+    recorded = (manifest["engines"].get(engine) or {}).get("tags", [])
+    now = (inventory(engine) or {}).get("tags", []) if recorded else []
+    for name in recorded:
+        if name not in now:
+            reference, _, image = name.partition("=")
+            step.did(f"tagged again: {reference}")
+            run(engine, "tag", image, reference)

@@ -16,6 +16,7 @@ from ansible.module_utils import (
     mounts,
     network,
     runtime,
+    storage,
     sysctl,
     tools,
 )
@@ -41,12 +42,13 @@ PARTS: dict[str, Part] = {
     "network": network,
     "firewall": firewall,
     "runtime": runtime,
+    "storage": storage,
     "logs": logs,
     "sysctl": sysctl,
 }
 # Before anybody looks at files: what is mounted over a path hides it. `wipe` does disks after these.
 FIRST = ("mounts",)
-LAST = ("kernel", "keyrings", "cgroups", "network", "firewall", "runtime", "sysctl", "logs")
+LAST = ("storage", "kernel", "keyrings", "cgroups", "network", "firewall", "runtime", "sysctl", "logs")
 
 
 def record() -> dict[str, Any]:

@@ -15,6 +15,14 @@ MAX_EVIDENCE = 100
 MAX_PATHS = 200
 SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"  # a tenant's own come last
 
+# An account's own settings must not lead a client to another engine.
+ENVIRONMENT = {
+    "LC_ALL": "C",
+    "PATH": SEARCH_PATH,
+    "DOCKER_CONFIG": "/var/empty/ironyard",
+    "DOCKER_HOST": "unix:///run/docker.sock",
+}
+
 
 class StepFailed(Exception):
     """The step cannot go on; the message is for people, the evidence is what was seen."""
@@ -49,7 +57,7 @@ def run(*argv: str, timeout: float = 60.0, feed: str | None = None) -> Ran:
 
     ``timeout`` in seconds.
     """
-    env = {**os.environ, "LC_ALL": "C", "PATH": SEARCH_PATH}
+    env = {**os.environ, **ENVIRONMENT}
     try:
         done = subprocess.run(
             argv, check=False, capture_output=True, timeout=timeout, env=env, input=(feed or "").encode()
