@@ -16,6 +16,8 @@ import pytest
 
 from tests.lab import LabError, fleet, images, network
 from tests.lab.engine import Engine
+from tests.lab.packages import catalog, deb
+from tests.lab.run import run
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,10 +26,22 @@ def test_the_thin_layer_is_the_same_for_the_same_files() -> None:
     assert images.overlay() == images.overlay()
 
 
+@pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="dpkg-deb is not installed")
+def test_a_stand_in_package_is_one_for_dpkg(tmp_path: Path) -> None:
+    for package in catalog.vendor():
+        path = tmp_path / f"{package.name}.deb"
+        path.write_bytes(deb.build(package))
+        fields = run("dpkg-deb", "--show", "--showformat=${Package} ${Version} ${Depends}", str(path))
+        assert fields.split(" ", 2)[:2] == [package.name, package.debian_version]
+        listed = run("dpkg-deb", "--contents", str(path))
+        assert all(f".{name}" in listed for name in (*package.files, *package.links))
+
+
 def test_the_thin_layer_holds_programs_and_links() -> None:
     with tarfile.open(fileobj=io.BytesIO(images.overlay())) as tar:
         members = {m.name: m for m in tar.getmembers()}
-    assert members["usr/bin/nvidia-smi"].linkname == "/usr/lib/nvidia-sim/nvidia_smi.py"
+    assert members["usr/bin/lspci"].linkname == "/usr/lib/nvidia-sim/lspci.py"
+    assert "var/cache/stand-ins/nvidia-driver-cuda.deb" in members
     assert members["usr/lib/nvidia-sim/nvidia_smi.py"].mode == 0o755
     assert members["usr/lib/nvidia-sim/nvsim/state.py"].mode == 0o644
     assert not [name for name in members if "__pycache__" in name]

@@ -69,7 +69,10 @@ def test_enrolment_records_the_hosts_and_changes_nothing_the_second_time(fleet: 
     for name, played in first.items():
         assert played.code == 0, played.output
         assert played.report["ok"]
-        assert [step["status"] for step in played.report["steps"]] == ["ok"] * 4
+        skipped = {step["name"] for step in played.report["steps"] if step["status"] == "skipped"}
+        # there is no mirror, the simulated driver is newer, and only the first host has NVSwitches
+        assert skipped == {"repositories", "driver"} | ({"fabric_manager"} if name == "play-2" else set())
+        assert {step["status"] for step in played.report["steps"]} == {"ok", "skipped"}
         assert played.report["findings"] == []
         assert len(json.dumps(played.report["manifest"])) < 256 * 1024
         facts = played.report["facts"]
