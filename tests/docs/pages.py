@@ -13,11 +13,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF = (
+INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF, HEALTH = (
     ROOT / "docs" / f"{name}.md"
-    for name in ("install", "operate", "hosts", "extend", "security", "platform", "proof")
+    for name in ("install", "operate", "hosts", "extend", "security", "platform", "proof", "health")
 )
-PAGES = (README, INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF)
+PAGES = (README, INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF, HEALTH)
 NOT_RUN = re.compile(r"<!-- not run: (\S.*\S) -->")
 
 

@@ -125,6 +125,7 @@ def overlay() -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         _directory(tar, "var/lib/nvidia-sim", 0o1777)
+        _empty(tar, "var/lib/nvidia-sim/state.json", 0o666)  # hardware has a state before anybody uses it
         _directory(tar, "etc/nvidia-sim", 0o755)
         for root, prefix in ((HERE / "simulator", "usr/lib/nvidia-sim"), (HERE / "image" / "overlay", "")):
             for path in sorted(p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
@@ -141,6 +142,12 @@ def overlay() -> bytes:
 def _directory(tar: tarfile.TarFile, name: str, mode: int) -> None:
     info = tarfile.TarInfo(name)
     info.type, info.mode = tarfile.DIRTYPE, mode
+    tar.addfile(info)
+
+
+def _empty(tar: tarfile.TarFile, name: str, mode: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.mode = mode
     tar.addfile(info)
 
 
