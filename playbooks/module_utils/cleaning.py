@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import processes, units
+from ansible.module_utils import cgroups, processes, units
 from ansible.module_utils.steps import Step, StepFailed, run
 
 ROUNDS = 5
 
 
 def end_units(step: Step, manifest: dict[str, Any]) -> None:
-    """Stop active units that enrolment did not know, and forget the failed ones."""
-    names = units.foreign(manifest)
+    """Stop active units that enrolment did not know or that only run since, and forget the failed ones."""
+    names = [*units.foreign(manifest), *units.surplus(manifest)]
     for name in names:
         step.gone("units", name)
     if names and not step.check:
@@ -26,22 +27,31 @@ def end_units(step: Step, manifest: dict[str, Any]) -> None:
 
 
 def end_processes(step: Step, manifest: dict[str, Any], grace: float = 5.0) -> None:
-    """End every foreign process; what starts again meanwhile is ended again, a few times."""
+    """End every foreign process; what starts again meanwhile is stopped as a whole and then ended."""
     survivors: list[processes.Process] = []
+    groups: set[str] = set()
     for attempt in range(ROUNDS):
         found = processes.find(manifest)
         for process in found:
             if attempt == 0 or process.pid not in {one.pid for one in survivors}:
                 step.gone("processes", str(process))
         if not found or step.check:
-            return
+            break
+        groups.update(folder for process in found for folder in cgroups.folders(process.pid))
+        cgroups.thaw(step, [process.pid for process in found])
+        if attempt:
+            found = processes.halt(manifest)
+            processes.send(found, signal.SIGKILL)
         survivors = processes.end(found, grace)
-    left = processes.find(manifest)
+    left = [] if step.check else processes.find(manifest)
     if left:
         raise StepFailed(
             f"{len(left)} processes could not be ended",
             [f"{process}; {waiting(process)}" for process in left],
         )
+    for folder in [] if step.check else groups:
+        if not cgroups.is_units(folder):
+            cgroups.remove(folder)
 
 
 def waiting(process: processes.Process) -> str:

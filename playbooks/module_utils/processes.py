@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.steps import run
+
 PROC = Path("/proc")
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD
 INTERPRETERS = re.compile(r"^(python|perl|ruby|node|bash|dash|sh|zsh|java)[\d.]*$")
+BEFORE_EXEC_SECONDS = 10.0
 SSHD = ("sshd", "sshd-session", "sshd-auth")
 
 
@@ -139,37 +142,72 @@ def services(processes: dict[int, Process]) -> dict[str, list[str]]:
 
 
 def foreign(
-    processes: dict[int, Process], manifest: dict[str, Any], mine: set[int] | None = None
+    processes: dict[int, Process],
+    manifest: dict[str, Any],
+    mine: set[int] | None = None,
+    mains: set[int] | None = None,
 ) -> list[Process]:
-    """Processes that the platform did not start, by the manifest's services and units."""
+    """Processes that the platform did not start, by the manifest's services and units.
+
+    ``mains``: the main processes of services that did not run at enrolment, as systemd knows them.
+    """
     mine = own(processes) if mine is None else mine
-    found = (process for process in processes.values() if not _ours(process, processes, manifest, mine))
+    found = (one for one in processes.values() if not _ours(one, processes, manifest, mine, mains))
     return sorted(found, key=lambda process: process.pid)
 
 
 def find(manifest: dict[str, Any]) -> list[Process]:
     """The foreign processes now, looked for twice: a starting service looks foreign until its exec."""
-    found = foreign(scan(), manifest)
+    found = _find(manifest)
     if any(process.ppid == 1 and process.unit in manifest["services"] for process in found):
         time.sleep(0.3)
-        found = foreign(scan(), manifest)
+        found = _find(manifest)
     return found
 
 
-def _ours(process: Process, processes: dict[int, Process], manifest: dict[str, Any], mine: set[int]) -> bool:
+def _find(manifest: dict[str, Any]) -> list[Process]:
+    running = scan()
+    return foreign(running, manifest, mains=main_processes(running, manifest))
+
+
+def main_processes(processes: dict[int, Process], manifest: dict[str, Any]) -> set[int]:
+    """What systemd itself started in services that were installed but did not run at enrolment."""
+    names = {one.unit for one in processes.values() if "user.slice" not in one.group}
+    late = sorted(name for name in names if name.endswith(".service") and name not in manifest["services"])
+    if not late:
+        return set()
+    shown = run("systemctl", "show", "--property=MainPID,ControlPID", "--", *late, timeout=30).out
+    return {int(number) for number in re.findall(r"PID=(\d+)", shown)} - {0}
+
+
+def _ours(
+    process: Process,
+    processes: dict[int, Process],
+    manifest: dict[str, Any],
+    mine: set[int],
+    mains: set[int] | None,
+) -> bool:
     if process.pid == 1 or process.kernel or process.pid in mine or process.state in "ZX":
         return True
     if "user.slice" in process.group:
         return _own_user_manager(process, processes, mine)
     unit = process.unit
-    if process.ppid == 1 and process.program and process.program == processes[1].program:
-        return unit.endswith(".service") and known(
-            unit, [*manifest["units"], *manifest["services"]]
-        )  # before its exec
+    if _before_exec(process, processes):
+        return unit.endswith(".service") and known(unit, [*manifest["units"], *manifest["services"]])
     recorded = manifest["services"].get(unit)
     if recorded is not None:
         return process.signature in recorded and not _session(process, processes)
-    return unit.endswith(".service") and known(unit, manifest["units"])
+    started = mains is None or bool({process.pid, *ancestors(processes, process.pid)} & mains)
+    return unit.endswith(".service") and known(unit, manifest["units"]) and started
+
+
+def _before_exec(process: Process, processes: dict[int, Process]) -> bool:
+    """Systemd's own child that is about to become a service; it stays so for moments only."""
+    if process.ppid != 1 or not process.program or process.program != processes[1].program:
+        return False
+    uptime = Path("/proc/uptime")
+    age = float(uptime.read_text().split()[0]) - process.started / os.sysconf("SC_CLK_TCK")
+    return age < BEFORE_EXEC_SECONDS
 
 
 def _own_user_manager(process: Process, processes: dict[int, Process], mine: set[int]) -> bool:
@@ -202,16 +240,32 @@ def end(processes: Iterable[Process], grace: float = 5.0) -> list[Process]:
     """SIGTERM, wait at most ``grace`` seconds, SIGKILL, wait again. Returns who survived."""
     waiting = list(processes)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for process in waiting:
-            if alive(process):
-                try:
-                    os.kill(process.pid, number)
-                except ProcessLookupError:
-                    continue
+        send(waiting, number)
         waiting = _wait(waiting, grace)
         if not waiting:
             break
     return waiting
+
+
+def send(processes: Iterable[Process], number: int) -> None:
+    for process in processes:
+        if alive(process):
+            try:
+                os.kill(process.pid, number)
+            except ProcessLookupError:
+                continue
+
+
+def halt(manifest: dict[str, Any], rounds: int = 50) -> list[Process]:
+    """Stop all foreign processes before any of them is killed: what stands still starts nothing again."""
+    stopped: dict[int, Process] = {}
+    for _ in range(rounds):
+        fresh = [one for one in _find(manifest) if one.pid not in stopped]
+        if not fresh:
+            break
+        send(fresh, signal.SIGSTOP)
+        stopped.update({one.pid: one for one in fresh})
+    return list(stopped.values())
 
 
 def _wait(processes: list[Process], seconds: float) -> list[Process]:

@@ -47,6 +47,29 @@ def foreign(manifest: dict[str, Any]) -> list[str]:
     return [name for name in active() if not known(name, names) and not name.startswith("user-runtime-dir@")]
 
 
+def surplus(manifest: dict[str, Any]) -> list[str]:
+    """Known units that somebody started since: what did not run at enrolment and nothing starts at boot.
+
+    Services without a process did something once and hold nothing.
+    """
+    before = {*manifest["active_units"], *manifest["services"]}
+    late = [
+        name
+        for name in active("active,activating,reloading")
+        if name not in before
+        and known(name, manifest["units"])
+        and not manifest["units"].get(name, "").startswith("enabled")
+        and not name.startswith(("user@", "user-runtime-dir@"))
+    ]
+    services = [name for name in late if name.endswith(".service")]
+    idle = {name for name in services if not _has_process(name)}
+    return [name for name in late if name not in idle]
+
+
+def _has_process(name: str) -> bool:
+    return run("systemctl", "show", "--property=MainPID", "--value", "--", name).out.strip() not in ("", "0")
+
+
 def enabled_since(manifest: dict[str, Any], now: dict[str, str]) -> list[str]:
     """Findings: units whose file or enablement differs from the record."""
     before = manifest["units"]

@@ -37,6 +37,7 @@ def process(pid: int, ppid: int, program: str, group: str, **more: Any) -> Proce
 
 
 SSH = "/system.slice/ssh.service"
+NOW = int(float(Path("/proc/uptime").read_text().split()[0]) * os.sysconf("SC_CLK_TCK"))
 HOST = [
     process(1, 0, "/usr/lib/systemd/systemd", "/init.scope"),
     process(2, 0, "", "", flags=processes.KERNEL_THREAD),
@@ -75,7 +76,11 @@ HOST = [
         ),
         (process(90, 1, "/usr/bin/apt-get", "/system.slice/apt-daily.service"), False),
         (process(90, 1, "/sbin/agetty", "/system.slice/system-getty.slice/getty@tty1.service"), False),
-        (process(90, 1, "/usr/lib/systemd/systemd", "/system.slice/cron.service"), False),  # before its exec
+        (process(90, 1, "/usr/lib/systemd/systemd", "/system.slice/cron.service", started=NOW), False),
+        (
+            process(90, 1, "/usr/lib/systemd/systemd", "/system.slice/cron.service"),
+            True,
+        ),  # not before its exec
         (process(90, 2, "", "", flags=processes.KERNEL_THREAD), False),
         (process(90, 1, "/usr/bin/sleep", "", state="Z"), False),
     ],
@@ -86,6 +91,17 @@ def test_which_processes_are_the_platforms(one: Process, is_foreign: bool) -> No
     assert mine == {1, 10, 20, 21, 22, 23}
     found = [item.pid for item in processes.foreign(running, MANIFEST, mine)]
     assert found == ([90] if is_foreign else [])
+
+
+@pytest.mark.parametrize(("mains", "is_foreign"), [({80}, False), ({90}, False), (set(), True), ({70}, True)])
+def test_a_service_that_did_not_run_at_enrolment_is_what_systemd_started(
+    mains: set[int], is_foreign: bool
+) -> None:
+    group = "/system.slice/apt-daily.service"
+    late = [process(80, 1, "/usr/bin/apt", group), process(90, 80, "/usr/bin/dpkg", group)]
+    running = {item.pid: item for item in [*HOST, *late]}
+    found = processes.foreign(running, MANIFEST, processes.own(running, 22), mains)
+    assert (90 in [item.pid for item in found]) is is_foreign
 
 
 def test_people_are_not_part_of_the_services_record() -> None:
