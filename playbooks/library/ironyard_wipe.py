@@ -100,8 +100,7 @@ def body(step: Step, params: dict[str, Any]) -> None:
         params["disk_keep"],
     )
     cleaning.unmount_below(step, [*params["paths"], "/home", "/root", "/run/user"], own_runtime())
-    for name in sorted(packages.record().keys() - manifest["packages"].keys()):
-        step.note(f"package {name} is not in the manifest: its files and its entry go")
+    say_packages(step, manifest)
     # first what starts by itself: a cron job that fires meanwhile would write into folders emptied before
     restored, stuck = here.mend(step, not_identity(manifest))
     settle(step, manifest, restored)
@@ -119,6 +118,16 @@ def body(step: Step, params: dict[str, Any]) -> None:
         raise StepFailed(
             f"{len(stuck)} files cannot be restored, the first is {index.shown(stuck[0])}", shown
         )
+
+
+def say_packages(step: Step, manifest: dict[str, Any]) -> None:
+    """Packages go with their files and the package database; none of their own scripts is run."""
+    try:
+        differences = packages.findings(manifest["packages"], packages.record())
+    except StepFailed as failed:  # the database is one of the files that are restored
+        differences = [failed.message]
+    for difference in differences:
+        step.note(difference)
 
 
 def not_identity(manifest: dict[str, Any]) -> Callable[[str], bool]:

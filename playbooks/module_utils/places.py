@@ -206,6 +206,7 @@ class Rules:
     ) -> None:
         self.traces = {f"{home.rstrip('/')}/{name}" for home in homes for name in TRACES}
         self.mounts = frozenset(mounts)
+        self.folders: dict[str, Rule] = {}
         self.exact: dict[str, Rule] = {
             **RULES,
             **dict.fromkeys(RUNTIME, STRICT),
@@ -230,10 +231,14 @@ class Rules:
         return inherited
 
     def of(self, path: str) -> Rule:
-        folder, rule = "/", self.exact.get("/", STRICT)
-        for name in path.strip("/").split("/"):
-            if not name:
-                continue
-            rule = self.child(folder, name, rule)
-            folder = f"{folder.rstrip('/')}/{name}"
-        return rule
+        if path == "/":
+            return STRICT
+        folder, _, name = path.rpartition("/")
+        return self.child(folder or "/", name, self._folder(folder or "/"))
+
+    def _folder(self, folder: str) -> Rule:
+        """The same for a folder, remembered: its files ask again and again."""
+        found = self.folders.get(folder)
+        if found is None:
+            found = self.folders[folder] = self.of(folder)
+        return found
