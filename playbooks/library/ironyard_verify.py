@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.module_utils import accounts, baseline, gpus, sshd
+from ansible.module_utils import accounts, baseline, gpus, sshd, verdicts
 from ansible.module_utils.steps import Step, StepFailed, require_manifest, run_module
 
 DOCUMENTATION = r"""
 module: ironyard_verify
 short_description: Prove that a host is clean
 description:
-  - Reads the host from scratch and compares it with what enrolment recorded; looks at every GPU's health.
+  - Reads the host from scratch and compares it with what enrolment recorded; a health check of its own
+    comes before and its faults of the host are findings too.
   - A check that could not run is a finding, and a finding fails the host.
 author: Ironyard
 options:
@@ -33,6 +34,9 @@ options:
     type: list
     elements: str
     default: []
+  health:
+    description: What the health check before this one handed over; absent when it handed over nothing.
+    type: dict
 """
 EXAMPLES = r"""
 - name: Verify
@@ -54,12 +58,21 @@ def body(step: Step, params: dict[str, Any]) -> dict[str, Any]:
     findings += baseline.leftovers(manifest, params["paths"], params["keep"])
     findings += gpus.findings(manifest)
     findings += access_findings()
+    findings += health_findings(params["health"], manifest)
     for finding in findings:
         step.note(finding)
     if findings and params["enforce"]:
         shown = "; ".join(findings[:3])
         raise StepFailed(f"{len(findings)} findings: {shown}", findings=findings)
     return {"findings": findings}
+
+
+def health_findings(document: dict[str, Any] | None, manifest: dict[str, Any]) -> list[str]:
+    """What keeps the whole host from being lent; a single sick GPU leaves the pool by itself."""
+    if document is None:
+        return ["the health of host and GPUs was not checked"]
+    enrolled = [gpu["uuid"] for gpu in manifest["gpu"]["gpus"]]
+    return [verdicts.sentence(one) for one in verdicts.host_faults(document["checks"], enrolled)]
 
 
 def access_findings() -> list[str]:
@@ -86,6 +99,7 @@ def main() -> None:
         "enforce": {"type": "bool", "default": True},
         "paths": texts,
         "keep": texts,
+        "health": {"type": "dict"},
     }
     run_module("verify", spec, body)
 

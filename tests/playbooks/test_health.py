@@ -361,3 +361,15 @@ def test_every_reading_may_be_absent() -> None:
     verdict, reasons = health_gpu.glance(bare)
     assert verdict == "unknown"
     assert "the temperature cannot be read" in reasons
+
+
+def test_verify_takes_the_host_s_faults_for_findings_and_silence_for_one() -> None:
+    verify = load(PLAYBOOKS / "library" / "ironyard_verify.py")
+    enrolled = {"gpu": {"gpus": [{"uuid": "GPU-1"}, {"uuid": "GPU-2"}]}}
+    one, other = (verdicts.critical("ecc", "3 errors", "reset", scope=uuid) for uuid in ("GPU-1", "GPU-2"))
+    lost = verdicts.critical("gpu-count", "GPU-2 is missing", "reboot")
+    assert verify.health_findings({"checks": [one]}, enrolled) == []
+    assert len(verify.health_findings({"checks": [one, other]}, enrolled)) == 2
+    (found,) = verify.health_findings({"checks": [one, lost]}, enrolled)
+    assert found == "CRITICAL gpu-count of host: GPU-2 is missing (action: reboot)"
+    assert verify.health_findings(None, enrolled) == ["the health of host and GPUs was not checked"]

@@ -198,9 +198,7 @@ LEFT_BEHIND = {
     'setsid python3 -c \'import socket,time; s=socket.socket(); s.bind(("",7777)); s.listen(); '
     "time.sleep(99)' >/dev/null 2>&1 &": "something listens on tcp 7777",
     "touch /root/.bash_history": "left behind: /root/.bash_history",
-    "nvidia-sim ecc --gpu 0 --count 2": "uncorrectable ECC errors",
     "nvidia-sim lost --mode gone --gpu 3": "of the manifest is missing",
-    "nvidia-sim ghost --gpu 2 --memory 9000": "at enrolment",
 }
 
 
