@@ -169,14 +169,17 @@ def load(step: Step, branch: str, *, fresh: bool) -> str | None:
     now = version()
     if now and now.split(".")[0] == branch:
         return now
+    held = [unit for unit in HOLDERS if fresh and run("systemctl", "is-active", "--quiet", unit).ok]
     if fresh:
-        for unit in HOLDERS:
+        for unit in held:
             run("systemctl", "stop", unit)
         run("modprobe", "-r", *MODULES)
     loaded = run("modprobe", "nvidia", timeout=120)
+    for unit in reversed(held):
+        run("systemctl", "start", unit)
     now = version()
     step.note(f"nvidia-smi answers {now or 'nothing'} after modprobe (exit {loaded.code})")
-    if loaded.code not in (0, 127) and not Path("/sys/module/nvidia").is_dir():
+    if loaded.code not in (0, 127):
         step.note(loaded.tail())
     return now if now and now.split(".")[0] == branch else None
 

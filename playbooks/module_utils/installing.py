@@ -17,7 +17,7 @@ ROOT = Path("/")
 OFF = "installing is switched off"
 NEEDS = {
     "gpu": (machine.pci_gpus, "no NVIDIA GPU is on the PCI bus"),
-    "nvswitch": (machine.pci_switches, "no NVSwitch is on the PCI bus"),
+    "nvswitch": (machine.pci_switches, "there is no NVSwitch"),
 }
 OF_DRIVER = ("driver", "branch", "cuda")
 PROBE_SECONDS = 60.0

@@ -15,6 +15,7 @@ from ansible.module_utils.steps import StepFailed, run
 
 ROOT = Path("/")
 NVIDIA = "10de"
+MELLANOX = "15b3"
 GPU_CLASSES = ("0300", "0302")
 SWITCH_CLASSES = ("0680",)  # NVSwitches are bridges of no other kind
 SUPPORTED = {"debian": ("12",), "ubuntu": ("22.04", "24.04")}
@@ -107,8 +108,20 @@ def pci_gpus(root: Path = ROOT) -> list[dict[str, str]]:
 
 
 def pci_switches(root: Path = ROOT) -> list[dict[str, str]]:
-    """NVSwitches on the bus; their links work only under a fabric manager."""
-    return pci_devices(SWITCH_CLASSES, root)
+    """NVSwitches, whose links work only under a fabric manager.
+
+    Those of NVLink 5 are not on the bus; a network adapter whose product data says SW_MNG leads to them.
+    """
+    found = pci_devices(SWITCH_CLASSES, root)
+    for adapter in sorted((root / "sys/class/infiniband").glob("*/device/vpd")):
+        try:
+            manages = b"SW_MNG" in adapter.read_bytes()
+        except OSError:  # some adapters refuse to read it
+            continue
+        if manages:
+            address = adapter.parent.resolve().name
+            found.append({"address": address, "vendor_id": MELLANOX, "device_id": adapter.parent.parent.name})
+    return found
 
 
 def pci_devices(classes: tuple[str, ...], root: Path = ROOT) -> list[dict[str, str]]:

@@ -195,6 +195,14 @@ def test_an_nvswitch_is_a_bridge_of_the_vendor(recordings: Path) -> None:
     assert len(machine.parse_lspci(listed)) == 8
 
 
+def test_switches_behind_an_adapter_are_found_by_its_product_data(tmp_path: Path) -> None:
+    (tmp_path / "sys/bus/pci/devices").mkdir(parents=True)
+    for name, said in (("mlx5_0", b"PN: card"), ("mlx5_1", b"SMDL=SW_MNG")):
+        (tmp_path / f"sys/class/infiniband/{name}/device").mkdir(parents=True)
+        (tmp_path / f"sys/class/infiniband/{name}/device/vpd").write_bytes(said)
+    assert [one["device_id"] for one in machine.pci_switches(tmp_path)] == ["mlx5_1"]
+
+
 @pytest.mark.parametrize(
     ("answering", "policy", "why"),
     [
