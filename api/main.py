@@ -26,6 +26,7 @@ from api.core.operations.service import QUEUE
 from api.core.operations.syncs import SYNCS
 from api.core.proof import SIGNER, Signer
 from api.fleet import queries as fleet_queries
+from api.fleet.group_router import router as fleet_groups
 from api.fleet.health_router import router as fleet_health
 from api.fleet.proof_router import router as fleet_proof
 from api.fleet.router import router as fleet
@@ -70,6 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         fleet,
         fleet_health,
         fleet_proof,
+        fleet_groups,
         allocations,
         operations,
         billing,

@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     external_run_timeout: float = Field(default=120.0, gt=0, description="silence that ends a run by hand")
     queue_polling: float = Field(default=0.25, gt=0)
     expiry_interval: float = Field(default=5.0, gt=0)
+    group_interval: float = Field(default=1.0, gt=0, description="how often groups begin their next hosts")
 
     node_exporter_port: int = Field(default=9100, ge=1, le=65535)
     dcgm_exporter_port: int = Field(default=9400, ge=1, le=65535)

@@ -18,7 +18,7 @@ from api.core.operations.execution import Executor
 from api.core.operations.service import QUEUE
 from api.core.operations.syncs import SYNCS
 from api.core.proof import SIGNER, Signer
-from api.fleet import health, runner
+from api.fleet import groups, health, runner
 from api.fleet import operations as fleet
 from api.settings import Settings
 from api.tenancy import operations as tenancy
@@ -65,6 +65,7 @@ class WorkerProcess:
                 (self.settings.worker_heartbeat, self.beat),
                 (self.settings.worker_heartbeat * 2, self.recover),
                 (self.settings.expiry_interval, self.expire),
+                (self.settings.group_interval, self.advance_groups),
                 (self.settings.worker_timeout, self.end_silent_runs),
                 (self.settings.expiry_interval, self.look_after_health),
                 (self.settings.tenancy_retry, self.catch_up),
@@ -100,6 +101,13 @@ class WorkerProcess:
             with self.database.transaction() as tx:
                 workers.recovered(tx, worker_id, self.id)
             log.warning("%s is dead; %d operations of its start again", worker_id, number)
+
+    def advance_groups(self) -> None:
+        with self.database.snapshot() as tx:
+            running = groups.running(tx)
+        for group_id in running:
+            with self.database.transaction() as tx:
+                groups.advance(tx, groups.lock(tx, group_id))
 
     def expire(self) -> None:
         with self.database.snapshot() as tx:

@@ -45,9 +45,10 @@ SECTIONS = {
     },
     "Run the fleet": {
         "host": Entry(
-            "hosts:app host_records:app host_health:app",
+            "hosts:app groups:of_hosts host_records:app host_health:app",
             "Enroll hosts, look at them, reclaim and retire them.",
         ),
+        "group": Entry("groups:app", "List, watch, cancel and try again what is done to many hosts."),
         "operations": Entry("operations:app", "List, look at, watch and cancel background work."),
         "proof": Entry("proof:app", "Check signed records and manifests, offline as well."),
         "tenancy": Entry("cluster:app", "Bring the cluster in line with workspaces, quotas and members."),

@@ -208,6 +208,14 @@ class Reason(BaseModel):
     reason: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] | None = None
 
 
+class Drain(Reason):
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"to": "maintenance", "reason": "new power supplies"}}, extra="forbid"
+    )
+
+    to: DrainsTo = Member(default=DrainsTo.MAINTENANCE, description="where it goes once it is free and clean")
+
+
 class GpuRead(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
@@ -264,6 +272,8 @@ class HostDetail(HostRead):
     ssh_user: str
     key_reference: str | None
     host_keys: list[str]
+    reclaim_policy: ReclaimPolicy
+    drains_to: DrainsTo | None
     facts: dict[str, Any] | None
     gpu_list: list[GpuRead]
 

@@ -59,6 +59,8 @@ def detail(tx: Session, host: Host) -> HostDetail:
             "ssh_user": host.ssh_user,
             "key_reference": host.key_reference,
             "host_keys": host.host_keys,
+            "reclaim_policy": host.reclaim_policy,
+            "drains_to": host.drains_to,
             "facts": host.facts,
             "gpu_list": [gpu_read(gpu, host.name) for gpu in gpus],
         }

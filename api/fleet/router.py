@@ -19,9 +19,10 @@ from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.lifecycle import State as OperationState
 from api.core.operations.models import LogLine, Operation, OperationRead
 from api.core.pagination import Page, Pages
-from api.fleet import playbooks, queries, service
+from api.fleet import draining, playbooks, queries, service
 from api.fleet.lifecycle import Event, State
 from api.fleet.models import (
+    Drain,
     EnrollAgain,
     GpuRead,
     Health,
@@ -42,6 +43,7 @@ IdempotencyKey = Annotated[
 ]
 FAULTS = problems(401, 403, 404, 409, 422)
 NO_REASON = Reason()
+TO_MAINTENANCE = Drain()
 
 
 class HostAccepted(BaseModel):
@@ -161,6 +163,15 @@ def maintenance(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASO
 def cordon(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) -> HostDetail:
     host = service.cordon(tx, actor, host_id, cordoned=True, reason=asked.reason)
     return queries.detail(tx, host)
+
+
+@router.post("/admin/machines/{host_id}/drain", summary="Let a host run empty", responses=FAULTS)
+def drain(host_id: UUID, tx: Tx, actor: Operator, asked: Drain = TO_MAINTENANCE) -> HostDetail:
+    """It takes no new claims. When its last GPU is given back and it is clean, it goes where it was sent.
+
+    A clean that fails keeps it in `maintenance`. Uncordon it to change your mind.
+    """
+    return queries.detail(tx, draining.drain(tx, actor, host_id, asked.to, asked.reason))
 
 
 @router.post("/admin/machines/{host_id}/uncordon", summary="Take claims on a host again", responses=FAULTS)

@@ -200,6 +200,8 @@ def maintain(tx: Session, actor: Actor, host_id: UUID, reason: str | None) -> Ho
 
 def cordon(tx: Session, actor: Actor, host_id: UUID, *, cordoned: bool, reason: str | None) -> Host:
     host = lock(tx, host_id)
+    if not cordoned:
+        host.drains_to = None
     if host.cordoned != cordoned:
         host.cordoned = cordoned
         tx.flush()

@@ -10,6 +10,7 @@ import api.core.audit
 import api.core.operations.models
 import api.core.proof_keys
 import api.fleet.evidence
+import api.fleet.group_models
 import api.fleet.health_models
 import api.fleet.models
 import api.identity.models

@@ -38,10 +38,15 @@ def events(client: Client, operation_id: Any, after: int | None = None) -> list[
 
 
 def parsed(text: str) -> Iterator[dict[str, Any]]:
+    for found in parsed_any(text):
+        yield found | {"id": int(found["id"])}
+
+
+def parsed_any(text: str) -> Iterator[dict[str, Any]]:
     for block in text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
         if fields:
-            yield {"event": fields["event"], "id": int(fields["id"]), "data": json.loads(fields["data"])}
+            yield {**fields, "data": json.loads(fields["data"])}
 
 
 def claimed(database: Database) -> UUID:
