@@ -97,11 +97,10 @@ RULES: dict[str, Rule] = {
     "/var/lib/plocate": churn("an index of file names"),
     "/var/lib/private/systemd": live("state of services with dynamic users"),
     "/var/lib/prometheus": churn("metrics that collectors write"),
-    "/var/lib/rpm/rpmdb.sqlite-shm": live("shared memory of the package database"),
     "/var/lib/snapd": live("snapd's own state"),
     "/var/lib/sudo": churn("who was lectured"),
     "/var/lib/systemd/backlight": churn("written at shutdown"),
-    "/var/lib/systemd/random-seed": own("random by purpose"),
+    "/var/lib/systemd/random-seed": live("random by purpose"),
     "/var/lib/systemd/rfkill": churn("written at shutdown"),
     "/var/lib/systemd/timers": churn("stamps of timers"),
     "/var/lib/systemd/timesync": live("the clock"),
@@ -116,7 +115,9 @@ RULES: dict[str, Rule] = {
 PATTERNS: dict[str, tuple[tuple[str, Rule], ...]] = {
     "": (("__pycache__", Rule("removed", "compared", "Python compiles what it runs, when it runs it")),),
     "/etc/ssh": (("ssh_host_*", ignored("the step `identity` makes new host keys")),),
+    "/usr/lib/sysimage/rpm": (("*-shm", live("memory that readers of the package database share")),),
     "/var/lib": (("nvidia*", live("the GPU driver's own state")),),
+    "/var/lib/rpm": (("*-shm", live("memory that readers of the package database share")),),
 }
 # Configuration in /run that outlives a service but no boot: compared like the rest.
 RUNTIME = (

@@ -6,18 +6,17 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ansible.module_utils import attributes, index, places, tracked
 from ansible.module_utils.index import Rows
 from ansible.module_utils.steps import Step
+from ansible.module_utils.threads import spread
 
 STORE = Path("/var/lib/ironyard/pristine")
 SHARE = 5  # at most one fifth of the free space
 BLOCK = 1 << 20
-WORKERS = 4
 
 
 class Limits(NamedTuple):
@@ -59,8 +58,7 @@ def fill(contents: dict[str, str], store: Path = STORE, root: str = "") -> int:
     missing = [(digest, path) for digest, path in contents.items() if not place(digest, store).exists()]
     for shelf in {digest[:2] for digest, _ in missing}:
         (store / shelf).mkdir(mode=0o700, exist_ok=True)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        return sum(pool.map(lambda item: _add(item[0], f"{root}{item[1]}", store), missing))
+    return sum(spread(lambda item: _add(item[0], f"{root}{item[1]}", store), missing))
 
 
 def _add(digest: str, real: str, store: Path) -> bool:
@@ -125,10 +123,8 @@ def listed(store: Path = STORE) -> Iterable[str]:
 def foreign(contents: Iterable[str], store: Path = STORE) -> list[str]:
     """Objects that the index does not name or whose bytes or rights are other than they should be."""
     known = set(contents)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        paths = list(listed(store))
-        good = pool.map(lambda path: _good(path, known), paths)
-        return [path for path, fine in zip(paths, good) if not fine]
+    checked = spread(lambda path: (path, _good(path, known)), list(listed(store)))
+    return sorted(path for path, fine in checked if not fine)
 
 
 def _good(path: str, known: set[str]) -> bool:

@@ -7,16 +7,15 @@ import os
 import re
 import stat
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils import attributes, index, places
 from ansible.module_utils.index import Row, Rows, shown
+from ansible.module_utils.threads import spread
 
 TOPS = ("/", *places.RUNTIME)
-WORKERS = 4
 BLOCK = 1 << 20
 LISTED = 300
 KINDS = {
@@ -93,10 +92,7 @@ class Scan:
         for top in tops:
             self._top(top)
         self.files.sort(key=lambda item: -item[1].st_size)
-        with ThreadPoolExecutor(WORKERS) as pool:
-            for path, row in pool.map(self._read, self.files, chunksize=16):
-                if row:
-                    self.rows[path] = row
+        self.rows.update({path: row for path, row in spread(self._read, self.files) if row})
         return self.rows
 
     def _top(self, top: str) -> None:
