@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from api.allocations.models import Allocation, AllocationRead, HeldGpu, Hold
-from api.fleet import proofs
+from api.fleet import health, proofs
 from api.fleet import queries as fleet
+from api.fleet.health_models import InventoryHealth
 from api.fleet.lifecycle import State
 from api.fleet.models import Gpu, Host, Inventory, InventoryHost
 from api.workspaces import service as workspaces
@@ -81,9 +82,8 @@ def holds_between(tx: Session, start: datetime, end: datetime) -> list[tuple[Hol
 
 def inventory(tx: Session) -> Inventory:
     """Every host that is not retired, as the inventory plugin wants it."""
-    hosts = tx.execute(
-        sa.select(Host).where(col(Host.state) != State.RETIRED).order_by(col(Host.name))
-    ).scalars()
+    wanted = sa.select(Host).where(col(Host.state) != State.RETIRED).order_by(col(Host.name))
+    hosts = list(tx.execute(wanted).scalars())
     models: dict[UUID, set[str]] = defaultdict(set)
     for host_id, model in tx.execute(
         sa.select(col(Gpu.host_id), col(Gpu.model)).where(col(Gpu.removed_at).is_(None)).distinct()
@@ -91,9 +91,11 @@ def inventory(tx: Session) -> Inventory:
         models[host_id].add(model)
     holders = _holders(tx)
     manifests = proofs.manifests(tx)
+    known = health.known_of(tx, hosts)
     return Inventory(
         hosts=[
-            _inventory_host(host, models[host.id], holders[host.id], manifests.get(host.id)) for host in hosts
+            _inventory_host(host, models[host.id], holders[host.id], manifests.get(host.id), known[host.id])
+            for host in hosts
         ]
     )
 
@@ -114,7 +116,11 @@ def _holders(tx: Session) -> dict[UUID, set[str]]:
 
 
 def _inventory_host(
-    host: Host, models: Iterable[str], holders: Iterable[str], manifest: dict[str, Any] | None
+    host: Host,
+    models: Iterable[str],
+    holders: Iterable[str],
+    manifest: dict[str, Any] | None,
+    known: InventoryHealth,
 ) -> InventoryHost:
     return InventoryHost(
         id=host.id,
@@ -131,4 +137,5 @@ def _inventory_host(
         models=sorted(models),
         workspaces=sorted(holders),
         manifest=manifest,
+        health=known,
     )

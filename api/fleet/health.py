@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -27,6 +28,7 @@ from api.fleet.health_models import (
     HealthCheck,
     HealthCheckRead,
     HealthReport,
+    InventoryHealth,
     Verdict,
     worst,
 )
@@ -186,20 +188,41 @@ def request(tx: Session, actor: Actor, host_id: UUID, level: int) -> Operation:
 
 
 def variables(tx: Session, host: Host, operation: Operation) -> dict[str, object]:
-    """What the plays that check health need to know of the host's past and of who uses it now."""
-    lent = sa.select(sa.func.max(col(HostPeriod.started_at))).where(
-        col(HostPeriod.host_id) == host.id, col(HostPeriod.state) == State.ALLOCATED
-    )
-    began = tx.execute(lent).scalar_one_or_none() or host.created_at
-    held = sa.select(col(Gpu.uuid)).where(col(Gpu.host_id) == host.id, col(Gpu.held_by).is_not(None))
-    known: dict[str, object] = {
-        "ironyard_health_since": began.timestamp(),
-        "ironyard_gpus_reset_at": host.gpus_reset_at,
-        "ironyard_gpus_held": sorted(tx.execute(held).scalars()),
+    """What the plays that check health need to know; the inventory plugin gives the same by hand."""
+    known = known_of(tx, [host])[host.id]
+    told: dict[str, object] = {
+        "ironyard_health_since": known.since,
+        "ironyard_gpus_reset_at": known.gpus_reset_at,
+        "ironyard_gpus_held": known.gpus_held,
     }
     if operation.kind == service.HEALTH:
-        known["health_level"] = operation.arguments.get("level", LEVEL)
-    return known
+        told["health_level"] = operation.arguments.get("level", LEVEL)
+    return told
+
+
+def known_of(tx: Session, hosts: Sequence[Host]) -> dict[UUID, InventoryHealth]:
+    """When each host was lent last, when its GPUs were reset, and which of them are held now."""
+    ids = [host.id for host in hosts]
+    lent = (
+        sa.select(col(HostPeriod.host_id), sa.func.max(col(HostPeriod.started_at)).label("began"))
+        .where(col(HostPeriod.host_id).in_(ids), col(HostPeriod.state) == State.ALLOCATED)
+        .group_by(col(HostPeriod.host_id))
+    )
+    began = {row.host_id: row.began for row in tx.execute(lent)}
+    held: dict[UUID, list[str]] = {host_id: [] for host_id in ids}
+    of_tenants = sa.select(col(Gpu.host_id), col(Gpu.uuid)).where(
+        col(Gpu.host_id).in_(ids), col(Gpu.held_by).is_not(None)
+    )
+    for row in tx.execute(of_tenants.order_by(col(Gpu.index))):
+        held[row.host_id].append(row.uuid)
+    return {
+        host.id: InventoryHealth(
+            since=began.get(host.id, host.created_at).timestamp(),
+            gpus_reset_at=host.gpus_reset_at,
+            gpus_held=held[host.id],
+        )
+        for host in hosts
+    }
 
 
 def due(tx: Session, settings: Settings) -> list[UUID]:

@@ -119,5 +119,13 @@ class HealthCheckRead(BaseModel):
     at: datetime
 
 
+class InventoryHealth(BaseModel):
+    """What a check needs to know of a host. Moments in seconds since 1970."""
+
+    since: float = Member(description="when it was lent last, or else made known: older Xids do not count")
+    gpus_reset_at: float | None
+    gpus_held: list[str] = Member(description="UUIDs")
+
+
 def worst(checks: list[CheckResult]) -> Verdict:
     return max((one.verdict for one in checks), key=RANK.index, default=Verdict.UNKNOWN)

@@ -16,7 +16,7 @@ from api.core import clock
 from api.core.columns import EnumText, Json, UtcDateTime
 from api.core.ids import new_id
 from api.core.texts import storable
-from api.fleet.health_models import Action, Verdict
+from api.fleet.health_models import Action, InventoryHealth, Verdict
 from api.fleet.lifecycle import State
 
 
@@ -293,6 +293,7 @@ class InventoryHost(BaseModel):
     models: list[str]
     workspaces: list[str]
     manifest: dict[str, Any] | None
+    health: InventoryHealth
 
 
 class Inventory(BaseModel):

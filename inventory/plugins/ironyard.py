@@ -151,10 +151,20 @@ def variables(host: dict[str, Any], folder: Path) -> dict[str, Any]:
         "ironyard_region": host.get("region"),
         "ironyard_labels": host.get("labels") or {},
         "ironyard_manifest": host.get("manifest"),
+        **health_variables(host.get("health") or {}),
     }
     if host.get("key_reference"):
         found["ansible_ssh_private_key_file"] = host["key_reference"]
     return found
+
+
+def health_variables(known: dict[str, Any]) -> dict[str, Any]:
+    """What checks of health need to know of the host's past, and of who holds its GPUs."""
+    return {
+        "ironyard_health_since": known.get("since") or 0,
+        "ironyard_gpus_reset_at": known.get("gpus_reset_at"),
+        "ironyard_gpus_held": known.get("gpus_held") or [],
+    }
 
 
 def groups(host: dict[str, Any]) -> list[str]:

@@ -400,3 +400,8 @@ def test_the_plays_are_told_of_the_lease_and_of_who_holds_what(
     assert told["ironyard_gpus_reset_at"] == reset
     assert told["ironyard_gpus_held"] == [uuids(key, host)[0]]
     assert told["health_level"] == 0
+    by_hand = key.ok("GET", "/api/v1/inventory")["hosts"][0]["health"]
+    assert {f"ironyard_{name}": value for name, value in by_hand.items() if name != "since"} == {
+        name: value for name, value in told.items() if name.startswith("ironyard_gpus")
+    }
+    assert by_hand["since"] == told["ironyard_health_since"]

@@ -30,6 +30,7 @@ HOST: dict[str, Any] = {
     "models": ["NVIDIA H100 80GB HBM3"],
     "workspaces": ["Vision Lab"],
     "manifest": {"format": 2, "files": {}},
+    "health": {"since": 1740327858.5, "gpus_reset_at": 1740328000.0, "gpus_held": ["GPU-1"]},
 }
 
 
@@ -74,6 +75,8 @@ def test_hosts_groups_and_variables(ledger: ledgers.Ledger, tmp_path: Path) -> N
     assert found["ironyard_host_id"] == HOST["id"]
     assert found["ironyard_manifest"] == HOST["manifest"]
     assert found["ironyard_labels"] == {"rack": "r1"}
+    assert (found["ironyard_health_since"], found["ironyard_gpus_reset_at"]) == (1740327858.5, 1740328000.0)
+    assert found["ironyard_gpus_held"] == ["GPU-1"]
     assert f"HostKeyAlias={HOST['id']}" in found["ansible_ssh_common_args"]
     assert "StrictHostKeyChecking=yes" in found["ansible_ssh_common_args"]
 
