@@ -44,6 +44,8 @@ CONFIGURATION = (
     "/etc/modprobe.d/ironyard-nouveau.conf",
     "/etc/dcgm-exporter/ironyard.csv",
     "/etc/systemd/system/nvidia-dcgm-exporter.service.d/ironyard.conf",
+    "/run/ironyard",
+    "/var/lib/ironyard",  # the clean copies
 )
 EXPORTER = "nvidia-dcgm-exporter.service"
 
