@@ -182,7 +182,7 @@ def test_reclaim_of_a_clean_host_is_well(enrolled: Fleet) -> None:
 
 LEFT_BEHIND = {
     "touch /tmp/left": "left behind: /tmp/left",
-    "mkdir /home/eve": "home of nobody: /home/eve",
+    "mkdir /home/eve": "not in the manifest: /home/eve",
     "useradd eve": "account eve is not in the manifest",
     "groupadd crew": "group crew is not in the manifest",
     "echo ssh-rsa >>/root/.ssh/authorized_keys": "altered since enrolment: /root/.ssh/authorized_keys",
@@ -197,7 +197,7 @@ LEFT_BEHIND = {
     "nvidia-smi -i 1 -c PROHIBITED": "compute_mode is Prohibited, enrolment recorded Default",
     'setsid python3 -c \'import socket,time; s=socket.socket(); s.bind(("",7777)); s.listen(); '
     "time.sleep(99)' >/dev/null 2>&1 &": "something listens on tcp 7777",
-    "touch /root/.bash_history": "left behind: /root/.bash_history",
+    "touch /root/.bash_history": "not in the manifest: /root/.bash_history",
     "nvidia-sim lost --mode gone --gpu 3": "of the manifest is missing",
 }
 
@@ -268,7 +268,7 @@ def test_reclaim_of_a_host_that_was_never_enrolled_fails_with_that_reason(enroll
 
 def test_a_used_host_does_not_become_the_record_of_a_clean_one(enrolled: Fleet) -> None:
     fleet, name = enrolled, "play-2"
-    before = fleet.row(name)["manifest"]
+    before, rows = fleet.row(name)["manifest"], fleet.ledger.indexes[fleet.ids[name]]
     fleet.sh(name, "touch /etc/cron.d/eve")
     played = fleet.play("enroll", name)[name]
     assert played.code == 0
@@ -277,7 +277,7 @@ def test_a_used_host_does_not_become_the_record_of_a_clean_one(enrolled: Fleet) 
     anew = fleet.play("enroll", name, "-e", "manifest_rebaseline=true")[name]
     assert "/etc/cron.d/eve" in anew.report["manifest"]["files"]
     fleet.sh(name, "rm /etc/cron.d/eve")
-    fleet.row(name)["manifest"] = before
+    fleet.row(name)["manifest"], fleet.ledger.indexes[fleet.ids[name]] = before, rows
 
 
 @pytest.mark.parametrize("moment", ["Remove what a tenant left", "Put the new SSH host keys into force"])
