@@ -55,7 +55,7 @@ RULES: dict[str, Rule] = {
     "/var/lib/systemd/coredump": ignored("the part `logs` empties it"),
     "/var/lib/systemd/pstore": ignored("the part `logs` empties it"),
     **dict.fromkeys(("/var/lib/containerd", "/var/lib/docker"), SHALLOW),
-    **dict.fromkeys(("/var/lib/containers", "/var/lib/kubelet"), ignored(SHALLOW.reason)),
+    **dict.fromkeys(("/var/lib/containers", "/var/lib/kubelet"), BELOW_SHALLOW),
     "/var/lib/ironyard/pristine": ignored("the store of clean copies, which checks itself"),
     # this and the next lines: other steps and services of ours
     "/etc/shadow": own("passwords: the step `identity` compares digests of them"),

@@ -13,11 +13,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF, HEALTH = (
+INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF, HEALTH, RECLAIM = (
     ROOT / "docs" / f"{name}.md"
-    for name in ("install", "operate", "hosts", "extend", "security", "platform", "proof", "health")
+    for name in "install operate hosts extend security platform proof health reclaim".split()
 )
-PAGES = (README, INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF, HEALTH)
+PAGES = (README, INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF, HEALTH, RECLAIM)
 NOT_RUN = re.compile(r"<!-- not run: (\S.*\S) -->")
 
 
