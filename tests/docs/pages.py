@@ -13,9 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+NAMES = ("install", "operate", "hosts", "extend", "security", "platform", "proof", "health", "reclaim")
 INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF, HEALTH, RECLAIM = (
-    ROOT / "docs" / f"{name}.md"
-    for name in "install operate hosts extend security platform proof health reclaim".split()
+    ROOT / "docs" / f"{name}.md" for name in NAMES
 )
 PAGES = (README, INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF, HEALTH, RECLAIM)
 NOT_RUN = re.compile(r"<!-- not run: (\S.*\S) -->")
