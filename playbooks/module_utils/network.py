@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
@@ -158,9 +159,9 @@ def clean(step: Step, before: dict[str, Any]) -> None:
 
 
 def remove_namespace(path: str) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the part mounts may have detached it
         libc.umount(path, detach=True)
-    finally:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 

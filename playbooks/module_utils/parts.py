@@ -77,5 +77,8 @@ def clean(step: Step, manifest: dict[str, Any], names: Iterable[str]) -> None:
         except StepFailed as failed:
             messages.append(failed.message)
             evidence += failed.evidence or [failed.message]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            messages.append(f"{name} could not be cleaned: {type(error).__name__}: {error}")
+            evidence.append(messages[-1])
     if messages:
         raise StepFailed("; ".join(messages), evidence)
