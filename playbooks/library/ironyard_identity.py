@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ host_keys:
   elements: str
   returned: phase is activate
 """
+SECRETS = ("/etc/shadow", "/etc/gshadow")
 # useradd and passwd leave the version before here, with a tenant's names and password hashes
 BACKUPS = tuple(
     Path(f"/etc/{name}-") for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")
@@ -74,7 +75,8 @@ def restore(step: Step, manifest: dict[str, Any]) -> None:
     folders = accounts.recorded_key_folders(manifest)
     with password_lock():
         _, stuck = here.mend(step, restoring.of_identity(folders), [*places.IDENTITY, *folders])
-        restore_shadow(step, manifest)
+        restore_shadow(step, manifest, here.before)
+        here.mend(step, lambda path: path in SECRETS, SECRETS)  # a file that was gone has its rights now
     for path in BACKUPS:
         if os.path.lexists(path):
             step.did(f"removed {path}")
@@ -85,12 +87,12 @@ def restore(step: Step, manifest: dict[str, Any]) -> None:
     sshd.validate()
 
 
-def restore_shadow(step: Step, manifest: dict[str, Any]) -> None:
+def restore_shadow(step: Step, manifest: dict[str, Any], recorded: Container[str]) -> None:
     path = Path("/etc/shadow")
     wanted = "".join(f"{line}\n" for line in accounts.restore_shadow(manifest))
     replace(step, path, wanted, "passwords")
     gshadow = Path("/etc/gshadow")
-    if gshadow.exists():
+    if gshadow.exists() or "/etc/gshadow" in recorded:
         lines = accounts.restore_gshadow(manifest)
         replace(step, gshadow, "".join(f"{line}\n" for line in lines), "group passwords")
 

@@ -111,8 +111,9 @@ def restore_shadow(manifest: dict[str, Any], root: Path = ROOT) -> list[str]:
 def restore_gshadow(manifest: dict[str, Any], root: Path = ROOT) -> list[str]:
     """The lines of gshadow as they should be: recorded groups and members, nothing else."""
     groups = recorded(manifest, "group")
+    present = read("gshadow", root) or {name: [name, "!"] for name in groups}
     lines = []
-    for name, row in read("gshadow", root).items():
+    for name, row in present.items():
         if name in groups:
             field = row[1] if row[1][:1] in ("", "!", "*") else "!"
             lines.append(":".join([name, field, "", groups[name][3]]))

@@ -99,6 +99,12 @@ RESIDUES = (
         "find /etc/cron.daily -maxdepth 0 -perm -002",
     ),
     Residue("an open root", "rights", "chmod 777 /", "find / -maxdepth 0 -perm -002"),
+    Residue(
+        "the groups' passwords gone",
+        "rights",
+        "mv /etc/gshadow /opt/gshadow",
+        "find /etc/gshadow -group shadow -perm 640 | grep -q . || echo gone; grep -q ^sudo: /etc/gshadow || echo gone",
+    ),
     Residue("an ACL", "attributes", "setfacl -m u:games:rw /etc/passwd", "getfacl -cs /etc/passwd"),
     Residue(
         "a default ACL", "attributes", "setfacl -d -m u:games:rwx /etc/cron.d", "getfacl -cs /etc/cron.d"
