@@ -103,7 +103,8 @@ RESIDUES = (
         "the groups' passwords gone",
         "rights",
         "mv /etc/gshadow /opt/gshadow",
-        "find /etc/gshadow -group shadow -perm 640 | grep -q . || echo gone; grep -q ^sudo: /etc/gshadow || echo gone",
+        "find /etc/gshadow -group shadow -perm 640 | grep -q . || echo gone; "
+        "grep -q ^sudo: /etc/gshadow || echo gone",
     ),
     Residue("an ACL", "attributes", "setfacl -m u:games:rw /etc/passwd", "getfacl -cs /etc/passwd"),
     Residue(
