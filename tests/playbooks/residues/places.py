@@ -19,9 +19,6 @@ RESIDUES = (
         at(f"a file in {folder}", "files", f"{folder}/evil-file")
         for folder in (
             "/opt",
-            "/srv",
-            "/media",
-            "/mnt",
             "/home",
             "/usr/src",
             "/usr/local/share",

@@ -42,8 +42,8 @@ RESIDUES = (
     Residue(
         "a truncated library",
         "programs",
-        "truncate -s 100 /usr/lib/x86_64-linux-gnu/libmnl.so.0.*",
-        "find /usr/lib/x86_64-linux-gnu/libmnl.so.0.* -type f -size -2",
+        "truncate -s 100 /usr/lib/x86_64-linux-gnu/libnuma.so.1.*",
+        "find /usr/lib/x86_64-linux-gnu/libnuma.so.1.* -type f -size -2",
     ),
     Residue(
         "a changed library",

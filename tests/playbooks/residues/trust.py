@@ -89,7 +89,7 @@ RESIDUES = (
     ),
     line("a name in hosts", "names", "/etc/hosts", "203.0.113.9 evil-registry"),
     line("a resolver", "names", "/etc/resolv.conf", "nameserver 203.0.113.9"),
-    Residue("the host's name", "names", "echo evil-name >/etc/hostname", "grep evil /etc/hostname"),
+    Residue("the host's name on disk", "names", "echo evil-name >/etc/hostname", "grep evil /etc/hostname"),
     line("names of services", "names", "/etc/services", "evil 7799/tcp"),
     at(
         "a connection of NetworkManager",
