@@ -65,12 +65,18 @@ def _left_out(done: list[Result]) -> bool:
     return all("skipped" in (result.get("install") or {}) for result in done)
 
 
+def _installed(entries: list[Result]) -> Result | None:
+    """The last of a step's modules that did something, else the last."""
+    done = [entry for entry in entries if "skipped" not in entry]
+    return next(reversed(done or entries), None)
+
+
 def installs(results: dict[str, list[Result]]) -> dict[str, Any]:
     """By step what was installed or why nothing was, as far as the play has come."""
     return {
         name: entry
         for name, parts in results.items()
-        if (entry := _last([part for part in parts if part], "install"))
+        if (entry := _installed([part["install"] for part in parts if part and part.get("install")]))
     }
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tests.lab.fleet import Described
 from tests.lab.packages import catalog, deb
 from tests.lab.packages.keys import Key
 from tests.lab.packages.serving import Served, served
+from tests.lab.run import run
 from tests.playbooks import ledger as ledgers
 from tests.playbooks.conftest import ROOT
 from tests.playbooks.fleet import Fleet, Played
@@ -219,6 +222,25 @@ def test_a_host_without_a_gpu_skips_what_is_for_gpus_and_says_why(fleet: Fleet, 
     assert played.report["facts"]["gpus"] == []
 
 
+@contextmanager
+def powered(name: str) -> Iterator[None]:
+    """A container that reboots ends; a machine that reboots comes back."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            if run("docker", "inspect", "--format", "{{.State.Running}}", name).strip() == "false":
+                run("docker", "start", name)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
 def test_another_branch_is_kept_or_replaced_by_policy(fleet: Fleet, mirror: Mirror, enrolled: Played) -> None:
     more = {"driver_branch": NEWER.partition(".")[0]}
     kept = enroll(fleet, BARE, mirror.server.address, "--tags", "driver", **more)
@@ -227,6 +249,17 @@ def test_another_branch_is_kept_or_replaced_by_policy(fleet: Fleet, mirror: Mirr
     assert replaced.report["failed_step"] == "driver"
     assert "needs a reboot" in replaced.report["failed_reason"]
     assert fleet.sh(BARE, "dpkg-query -W -f '${Version}' nvidia-driver-cuda") == f"{NEWER}-1"
+    assert fleet.sh(BARE, "nvidia-smi -L", check=False) == ""
+
+    with powered(BARE):
+        renewed = enroll(fleet, BARE, mirror.server.address, "--tags", "driver", **more, driver_reboot="true")
+    assert renewed.code == 0, renewed.output
+    assert (
+        "needs a reboot: the running kernel module cannot be exchanged" in renewed.step("driver")["evidence"]
+    )
+    assert (
+        fleet.sh(BARE, "nvidia-smi --query-gpu=driver_version --format=csv,noheader").split() == [NEWER] * 2
+    )
 
 
 def test_retire_takes_the_platforms_files_and_leaves_the_packages(

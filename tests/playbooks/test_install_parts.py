@@ -20,6 +20,7 @@ ROCKY = {"ID": "rocky", "VERSION_ID": "9.4"}
 ARMOURED = b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n"
 driver = load(PLAYBOOKS / "library/ironyard_driver.py")
 toolkit = load(PLAYBOOKS / "library/ironyard_toolkit.py")
+reports = load(PLAYBOOKS / "filter_plugins/ironyard.py")
 configure = load(PLAYBOOKS / "library/ironyard_repositories.py")
 
 
@@ -246,6 +247,21 @@ def test_switched_off_means_skipped_with_the_reason() -> None:
     assert installing.left_out(step, {"enabled": False}) == {"install": {"skipped": installing.OFF}}
     assert installing.left_out(step, {"enabled": True}) is None
     assert step.evidence == ["skipped: installing is switched off"]
+
+
+def test_a_report_says_which_steps_were_skipped_and_why() -> None:
+    skipped = {"install": {"skipped": "no GPU"}, "evidence": ["skipped: no GPU"]}
+    done = {"install": {"packages": {"x": "1"}}, "changed": True}
+    results = {
+        "dcgm": [skipped],
+        "driver": [done, {"install": {"skipped": "fits"}}],
+        "harden": [{"changed": True}],
+    }
+    names = [*results, "toolkit"]
+    said = reports.report(names, results, "enroll", "1")
+    assert [step["status"] for step in said["steps"]] == ["skipped", "ok", "ok", "skipped"]
+    assert said["steps"][0]["evidence"] == ["skipped: no GPU"]
+    assert reports.installs(results) == {"dcgm": {"skipped": "no GPU"}, "driver": {"packages": {"x": "1"}}}
 
 
 def test_files_are_written_once(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def driver(version: str = DRIVER) -> list[Package]:
             "nvidia-driver-cuda",
             version,
             depends=(f"nvidia-kernel-open-dkms (= {version}-1)",),
+            files={"/usr/share/nvidia-sim/driver": f"{version}\n".encode()},
             links={"/usr/bin/nvidia-smi": f"{SIMULATOR}/nvidia_smi.py"},
         ),
         Package(

@@ -6,8 +6,10 @@ Memory in MiB, power in watts, clocks in MHz. MIG memory and multiprocessor coun
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
-DRIVER = "595.80"
+LIBRARY = Path("/usr/share/nvidia-sim/driver")  # what a driver package brought
+DRIVER = LIBRARY.read_text(encoding="utf-8").strip() if LIBRARY.exists() else "595.80"
 CUDA = "13.2"
 
 

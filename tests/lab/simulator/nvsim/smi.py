@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from . import csvout, migcmd, settings, text, xmlout
 from .fields import GPU_FIELDS, Field
-from .models import DRIVER
+from .models import DRIVER, LIBRARY
 from .settings import Refused
 from .state import Gpu, Machine, change, read
 
@@ -20,6 +21,7 @@ NO_DRIVER = 9
 GPU_LOST = 15
 LIBRARY_MISMATCH = 18
 NO_HANDLE = 255
+LOADED = Path("/run/nvidia-sim/driver")
 
 Change = Callable[[Machine, Gpu, str], str]
 
@@ -104,7 +106,7 @@ def misbehave(machine: Machine) -> None:
     faults = machine.faults
     if faults.get("hang"):
         time.sleep(faults["hang"])
-    if faults.get("mismatch"):
+    if faults.get("mismatch") or not _loaded():
         raise Refused(
             "Failed to initialize NVML: Driver/library version mismatch\n"
             f"NVML library version: {'.'.join(DRIVER.split('.')[:2])}\n",
@@ -115,6 +117,17 @@ def misbehave(machine: Machine) -> None:
             "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n",
             NO_DRIVER,
         )
+
+
+def _loaded() -> bool:
+    """Whether the kernel runs the driver that is installed: what it loaded stays until the next boot."""
+    if not LIBRARY.exists():
+        return True
+    with contextlib.suppress(OSError):  # only root can have it loaded
+        LOADED.parent.mkdir(exist_ok=True)
+        with LOADED.open("x", encoding="utf-8") as module:
+            module.write(DRIVER)
+    return not LOADED.exists() or LOADED.read_text(encoding="utf-8") == DRIVER
 
 
 def permit() -> None:
