@@ -73,6 +73,10 @@ class Settings(BaseSettings):
     )
     health_at_once: int = Field(default=2, ge=1, description="checks on the schedule at the same time")
     ssh_timeout: int = Field(default=15, ge=1)
+    reimage_command: str = Field(
+        default="", description="installs a host anew; {name}, {address}, {port} and {id} are filled in"
+    )
+    reimage_timeout: int = Field(default=3600, ge=10)
 
     tenancy_stack: str = Field(
         default="",

@@ -102,6 +102,8 @@ def show(host: Name, as_json: Json = False) -> None:
             ("failed step", found["failed_step"]),
             ("reason", found["failed_reason"]),
             ("cordoned", found["cordoned"]),
+            ("drains to", found["drains_to"]),
+            ("reclaim policy", found["reclaim_policy"]),
             ("health", _health(found)),
             ("ssh", f"{found['ssh_user']}@{found['address']} port {found['port']}"),
             ("region", found["region"]),

@@ -150,6 +150,8 @@ HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}
 Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?$")]
 Region = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?$")]
+SshUser = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
+KeyReference = Annotated[str, StringConstraints(pattern=r"^/[^\n]{1,1000}$")]
 HostKey = Annotated[str, StringConstraints(pattern=r"^(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/=]+( \S+)?$")]
 
 
@@ -173,9 +175,9 @@ class HostCreate(BaseModel):
     name: HostName
     address: Address
     port: int = Member(default=22, ge=1, le=65535)
-    ssh_user: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "root"
+    ssh_user: SshUser = "root"
     key: SecretStr | None = Member(default=None, max_length=16384, description="private key, OpenSSH or PEM")
-    key_reference: Annotated[str, StringConstraints(pattern=r"^/[^\n]{1,1000}$")] | None = None
+    key_reference: KeyReference | None = None
     host_keys: list[HostKey] = Member(
         default_factory=list, max_length=8, description="public host keys; empty: trusted on first use"
     )
@@ -206,6 +208,38 @@ class Reason(BaseModel):
     model_config = ConfigDict(json_schema_extra={"example": {"reason": "fan 3 is loud"}}, extra="forbid")
 
     reason: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] | None = None
+
+
+class HostChange(BaseModel):
+    """Only what is given changes."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"labels": {"rack": "b13"}, "reclaim_policy": "reimage"}},
+    )
+
+    region: Region | None = None
+    labels: dict[Label, Annotated[str, StringConstraints(max_length=128)]] | None = Member(
+        default=None, max_length=50, description="all of them: those not given are removed"
+    )
+    reclaim_policy: ReclaimPolicy | None = None
+    address: Address | None = None
+    port: int | None = Member(default=None, ge=1, le=65535)
+    ssh_user: SshUser | None = None
+    key: SecretStr | None = Member(default=None, max_length=16384, description="private key, OpenSSH or PEM")
+    key_reference: KeyReference | None = None
+    host_keys: list[HostKey] | None = Member(
+        default=None, max_length=8, description="public host keys; empty: trusted on first use, once"
+    )
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] | None = None
+
+    @model_validator(mode="after")
+    def _one_key(self) -> HostChange:
+        if self.key is not None and self.key_reference is not None:
+            raise ValueError("give one of key and key_reference")
+        if self.key is not None and "PRIVATE KEY-----" not in self.key.get_secret_value():
+            raise ValueError("key must be a private key in OpenSSH or PEM form")
+        return self
 
 
 class Drain(Reason):

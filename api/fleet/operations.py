@@ -22,9 +22,9 @@ from api.core.operations import service as operations
 from api.core.operations.execution import Handler, Outcome, Reporter
 from api.core.operations.lifecycle import Event, State
 from api.core.operations.models import Operation
-from api.fleet import health, playbooks, proofs, runner, service
+from api.fleet import health, playbooks, proofs, reimage, runner, service
 from api.fleet.lifecycle import State as HostState
-from api.fleet.models import Host
+from api.fleet.models import Host, ReclaimPolicy
 from api.settings import Settings
 
 log = logging.getLogger("ironyard.health")
@@ -62,14 +62,21 @@ class PlaybookHandler:
         settings = self.settings
         timeouts = {service.RECLAIM: settings.reclaim_timeout, service.HEALTH: settings.health_timeout}
         timeout = timeouts.get(self.playbook.kind, settings.enroll_timeout)
-        run = runner.run(
-            self.playbook,
+        return self._outcome(self._play(self.playbook, work, reporter, timeout), reporter)
+
+    def _play(
+        self, playbook: playbooks.Playbook, work: runner.Target, reporter: Reporter, timeout: int
+    ) -> playbooks.Run:
+        return runner.run(
+            playbook,
             work,
             reporter,
             playbooks=self.settings.playbooks_dir.resolve(),
             timeout=timeout,
             ssh_timeout=self.settings.ssh_timeout,
         )
+
+    def _outcome(self, run: playbooks.Run, reporter: Reporter) -> Outcome:
         interrupted = reporter.stopping.is_set() and not reporter.cancelled.is_set()
         return Outcome(
             run.event,
@@ -83,6 +90,35 @@ class PlaybookHandler:
         run = outcome.carried or playbooks.Run(outcome.event)
         run = replace(run, event=outcome.event, reason=outcome.reason)
         playbooks.conclude(tx, actor, operation, run)
+
+
+@dataclass(frozen=True, slots=True)
+class ReclaimHandler(PlaybookHandler):
+    """Cleans a host, or has it installed anew where that is its policy."""
+
+    def prepare(self, tx: Session, operation: Operation) -> runner.Target | reimage.Work:  # type: ignore[override]
+        target = PlaybookHandler.prepare(self, tx, operation)
+        host = service.get(tx, operation.subject_id)
+        if host.reclaim_policy is not ReclaimPolicy.REIMAGE:
+            return target
+        forgotten = target.variables | {"ironyard_manifest": None}
+        return reimage.Work(
+            replace(target, host_keys=[], index=None, variables=forgotten),
+            self.settings.reimage_command,
+            self.settings.reimage_timeout,
+            self.settings.ssh_timeout,
+            target.host_keys,
+            service.gpu_uuids(tx, host.id),
+        )
+
+    def act(self, work: runner.Target | reimage.Work, reporter: Reporter) -> Outcome:
+        if isinstance(work, runner.Target):
+            return PlaybookHandler.act(self, work, reporter)
+
+        def play(playbook: playbooks.Playbook, target: runner.Target) -> playbooks.Run:
+            return self._play(playbook, target, reporter, self.settings.enroll_timeout)
+
+        return self._outcome(reimage.run(work, reporter, play), reporter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +165,10 @@ def play_variables(host: Host, manifest: dict[str, Any] | None) -> dict[str, obj
 
 def handlers(settings: Settings) -> dict[str, Handler]:
     box = SecretBox(settings.encryption_key)
-    special: dict[str, type[PlaybookHandler]] = {service.HEALTH: HealthHandler}
+    special: dict[str, type[PlaybookHandler]] = {
+        service.HEALTH: HealthHandler,
+        service.RECLAIM: ReclaimHandler,
+    }
     return {
         playbook.kind: special.get(playbook.kind, PlaybookHandler)(playbook, settings, box)
         for playbook in playbooks.PLAYBOOKS.values()

@@ -24,7 +24,7 @@ from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.models import Operation
 from api.fleet import draining, health, proofs, service
 from api.fleet.lifecycle import TRANSITIONS, Event
-from api.fleet.models import Gpu, GpuFacts, Host, HostFacts, PlayReport
+from api.fleet.models import Gpu, GpuFacts, Host, HostFacts, PlayReport, ReclaimPolicy
 
 INSTALLING = (
     "repositories",
@@ -89,6 +89,7 @@ class Run:
     report: PlayReport | None = None
     stats: dict[str, int] = field(default_factory=dict)
     host_keys: list[str] = field(default_factory=list)
+    method: str = proofs.CLEANED
 
 
 def begin(
@@ -102,6 +103,8 @@ def _begin_one(tx: Session, actor: Actor, playbook: Playbook, host_id: UUID, con
     service.end_checks(tx, actor, host_id, reason=f"ansible-playbook by {controller}")
     host = service.lock(tx, host_id)
     service.refuse_held(tx, host)
+    if playbook.kind == service.RECLAIM and host.reclaim_policy is ReclaimPolicy.REIMAGE:
+        raise Conflict(f"{host.name} is to be reimaged, which only a worker does: `ironyard host reclaim`.")
     if playbook.begins is not None:
         host = service.fire(tx, actor, host_id, playbook.begins, reason=f"ansible-playbook by {controller}")
     operation = operations.create(
@@ -124,7 +127,8 @@ def conclude(tx: Session, actor: Actor, operation: Operation, run: Run) -> None:
         _fail(tx, actor, operation, run)
     if operation.kind == service.RECLAIM:
         tx.flush()
-        proofs.write_record(tx, service.get(tx, operation.subject_id), operation, run.report)
+        host = service.get(tx, operation.subject_id)
+        proofs.write_record(tx, host, operation, run.report, method=run.method)
 
 
 def _succeed(tx: Session, actor: Actor, operation: Operation, run: Run) -> None:
@@ -133,10 +137,12 @@ def _succeed(tx: Session, actor: Actor, operation: Operation, run: Run) -> None:
     report = run.report
     if report is None or not report.ok:
         raise Invalid("The playbook ended well but handed over no report, so nothing is proven.")
-    if report.playbook != playbook.name:
-        raise Invalid(f"This is the report of {report.playbook}, not of {playbook.name}.")
+    anew = run.method == proofs.REIMAGED
+    expected = "verify" if anew else playbook.name
+    if report.playbook != expected:
+        raise Invalid(f"This is the report of {report.playbook}, not of {expected}.")
     host.host_keys = report.host_keys or run.host_keys or host.host_keys
-    if playbook.name == "enroll":
+    if playbook.name == "enroll" or anew:
         _absorb(tx, host, report)
         syncs.changed(tx, actor)
     tx.flush()

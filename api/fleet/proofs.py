@@ -34,7 +34,7 @@ from api.fleet.evidence import (
 from api.fleet.models import Host, PlayReport
 
 MANIFEST_TYPE, RECORD_TYPE = "ironyard.host-manifest", "ironyard.reclaim-record"
-CLEANED = "clean"
+CLEANED, REIMAGED = "clean", "reimage"
 PATHS_OF_A_KIND = 200
 MANIFESTS = table(HostManifest)
 OUTCOMES = {

@@ -19,13 +19,14 @@ from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.lifecycle import State as OperationState
 from api.core.operations.models import LogLine, Operation, OperationRead
 from api.core.pagination import Page, Pages
-from api.fleet import draining, playbooks, queries, service
+from api.fleet import changes, draining, playbooks, queries, service
 from api.fleet.lifecycle import Event, State
 from api.fleet.models import (
     Drain,
     EnrollAgain,
     GpuRead,
     Health,
+    HostChange,
     HostCreate,
     HostDetail,
     HostRead,
@@ -93,6 +94,18 @@ def create_host(
 @router.get("/hosts/{host_id}", summary="Look at one host", responses=problems(401, 403, 404, 422))
 def get_host(host_id: UUID, tx: Tx, actor: Reader) -> HostDetail:  # noqa: ARG001
     return queries.detail(tx, service.get(tx, host_id))
+
+
+@router.patch("/hosts/{host_id}", summary="Change what is recorded of a host", responses=FAULTS)
+def change_host(host_id: UUID, asked: HostChange, tx: Tx, actor: Operator, request: Request) -> HostDetail:
+    """For a host at rest that nobody holds. Another address or key is not tried; verify does that.
+
+    New host keys are trusted only when they are given, or forgotten with an empty list.
+    """
+    state = request.app.state
+    reimages = bool(state.settings.reimage_command)
+    host = changes.change(tx, actor, host_id, asked, state.secret_box, reimages=reimages)
+    return queries.detail(tx, host)
 
 
 @router.get("/gpus", summary="List GPUs", responses=problems(401, 403, 422))

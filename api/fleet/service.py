@@ -187,6 +187,11 @@ def refuse_held(tx: Session, host: Host) -> None:
         )
 
 
+def gpu_uuids(tx: Session, host_id: UUID) -> frozenset[str]:
+    own = sa.select(col(Gpu.uuid)).where(col(Gpu.host_id) == host_id, col(Gpu.removed_at).is_(None))
+    return frozenset(tx.execute(own).scalars())
+
+
 def held_gpus(tx: Session, host_id: UUID) -> int:
     return tx.execute(
         sa.select(sa.func.count()).where(col(Gpu.host_id) == host_id, col(Gpu.held_by).is_not(None))
