@@ -26,7 +26,7 @@ RUN mkdir api stacks && touch api/__init__.py stacks/__init__.py \
 
 FROM ${BASE}
 RUN set -e; missing=""; \
-    for program in ssh:openssh-client tini:tini; do \
+    for program in ssh:openssh-client tini:tini busybox:busybox-static; do \
       command -v "${program%%:*}" >/dev/null || missing="$missing ${program#*:}"; \
     done; \
     if [ -n "$missing" ]; then \

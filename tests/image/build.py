@@ -17,7 +17,7 @@ from tests.lab.run import LabError, run, say
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = images.CACHE.parent / "image"
 PUBLIC_BASE = "python:3.11-slim"
-PACKAGES = ("python3", "python3-venv", "openssh-client", "ca-certificates", "tini")
+PACKAGES = ("python3", "python3-venv", "openssh-client", "ca-certificates", "tini", "busybox-static")
 CONTEXT = (
     "Dockerfile",
     ".dockerignore",

@@ -21,7 +21,7 @@ ATTEMPTS: tuple[tuple[str, ...], ...] = (
     ("--iptables=false", "--ip6tables=false"),
     ("--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"),
 )
-PACKAGES = ("docker.io", "mmdebstrap", "iptables", "openssh-client")
+PACKAGES = ("docker.io", "mmdebstrap", "iptables", "openssh-client", "busybox-static")
 
 
 class Engine:
@@ -109,7 +109,7 @@ class Engine:
 
 def setup() -> None:
     """Installs what the lab needs on a Debian or Ubuntu machine; changes nothing when all is there."""
-    if all(shutil.which(name) for name in ("dockerd", "mmdebstrap", "iptables", "ssh")):
+    if all(shutil.which(name) for name in ("dockerd", "mmdebstrap", "iptables", "ssh", "busybox")):
         say("Everything the lab needs is installed.")
         return
     if os.geteuid() or not shutil.which("apt-get"):
