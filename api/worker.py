@@ -125,7 +125,7 @@ class WorkerProcess:
             stale, due = health.stale(tx, self.settings), health.due(tx, self.settings)
         for host_id in stale:
             with self.database.transaction() as tx:
-                health.set_aside(tx, system(self.id), host_id)
+                health.set_aside(tx, system(self.id), host_id, self.settings)
         for host_id in due:
             with self.database.transaction() as tx:
                 health.check_if_idle(tx, system(self.id), host_id)

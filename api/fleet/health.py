@@ -270,9 +270,11 @@ def stale(tx: Session, settings: Settings) -> list[UUID]:
     return list(tx.execute(statement.order_by(col(Host.id))).scalars())
 
 
-def set_aside(tx: Session, actor: Actor, host_id: UUID) -> None:
-    """Lend nothing more of a host until its next check; what is held stays held."""
+def set_aside(tx: Session, actor: Actor, host_id: UUID, settings: Settings) -> None:
+    """Lend nothing more of a host whose check is still too old, until the next; what is held stays held."""
     host = service.lock(tx, host_id)
+    if host_id not in stale(tx, settings):
+        return
     host.health_current = False
     tx.flush()
     service.reschedule(tx, host)

@@ -225,7 +225,7 @@ def known_keys(host: Host, operation: Operation) -> list[str]:
 
 def outcome_document(run: Run) -> dict[str, Any]:
     """What the operation keeps of a run: the report without what the host itself keeps."""
-    kept = run.report.model_dump(exclude={"facts", "manifest", "index"}) if run.report else None
+    kept = run.report.model_dump(exclude={"facts", "manifest", "index", "health"}) if run.report else None
     if kept is not None:
         kept["steps"] = [
             {name: told for name, told in step.items() if name != "paths"} for step in kept["steps"]

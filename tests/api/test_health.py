@@ -314,7 +314,7 @@ def look_after(database: Database, settings: Settings) -> tuple[int, int]:
         stale, due = health.stale(tx, settings), health.due(tx, settings)
     for host_id in stale:
         with database.transaction() as tx:
-            health.set_aside(tx, ledger.SYSTEM, host_id)
+            health.set_aside(tx, ledger.SYSTEM, host_id, settings)
     started = 0
     for host_id in due:
         with database.transaction() as tx:

@@ -158,3 +158,12 @@ def test_what_was_collected_before_the_logs_were_emptied_counts(monkeypatch: pyt
     monkeypatch.setattr(xid, "run", lambda *argv, **_: Ran(argv, 0, "", ""))
     monkeypatch.setattr(xid, "boot_time", lambda: 0.0)
     assert health.xids([GPU], 0.0, 0.0, json.loads(json.dumps(collected)))[0]["verdict"] == "CRITICAL"
+
+
+def test_of_a_log_only_xids_are_kept_and_its_last_words() -> None:
+    line = f"NVRM: Xid (PCI:{BUS}): 119"
+    flood = xid.run("sh", "-c", f"seq 200000; echo '{line}'; seq 9; exit 3", timeout=60)
+    assert (flood.code, flood.out.strip()) == (3, line)
+    assert "no permission" in xid.run("sh", "-c", "echo no permission >&2; exit 1", timeout=60).tail()
+    assert xid.run("no-such-program", timeout=1).code == 127
+    assert xid.run("sleep", "60", timeout=0.2).code != 0
