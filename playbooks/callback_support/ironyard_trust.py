@@ -27,7 +27,8 @@ class Seen:
 def bring(name: str, size: int) -> str:
     """A shell line that takes `size` bytes of its input as the tool, which then runs the rest as a script."""
     return (
-        f"umask 077; for d in {' '.join(PLACES)}; do d=$d/{name}; mkdir $d 2>/dev/null || continue; "
+        f"umask 077; for d in {' '.join(PLACES)}; do "
+        f"d=$d/{name}; mkdir $d 2>/dev/null || {{ d=; continue; }}; "
         f"printf '#!/bin/sh\\n' >$d/t; head -c {size} /dev/zero >$d/busybox 2>/dev/null && chmod 700 $d/t && "
         '$d/t 2>/dev/null && break; rm -rf $d; d=; done; [ -n "$d" ] || exit 97; '
         f"head -c {size} >$d/busybox && chmod 700 $d/busybox && B=$d/busybox exec $d/busybox sh"

@@ -54,6 +54,8 @@ def body(step: Step, params: dict[str, Any]) -> None:
             step.did(f"removed {path}")
         return
     user = params["user"]
+    for path in sshd.restore((params["manifest"] or {}).get("files", {}), check=step.check):
+        step.gone("sshd settings", path)
     folder = put_keys(step, user, params["manifest"])
     lines = [f"AllowUsers {user}", "PasswordAuthentication no", "KbdInteractiveAuthentication no"]
     if folder:

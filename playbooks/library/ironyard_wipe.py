@@ -203,6 +203,9 @@ def settle(step: Step, manifest: dict[str, Any], restored: trees.Difference) -> 
     if step.changed:
         run("systemctl", "daemon-reload", timeout=60)
         run("udevadm", "control", "--reload", timeout=30)
+    if any(one.pid == 1 for one in processes.outdated(processes.scan())):
+        step.did("restarted systemd")
+        run("systemctl", "daemon-reexec", timeout=60)
     cleaning.end_units(step, manifest)
     for name in stale(restored, manifest):
         step.did(f"restarted {name}")

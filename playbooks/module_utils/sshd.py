@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils import tracked
 from ansible.module_utils.steps import SEARCH_PATH, StepFailed, must, run
@@ -60,6 +61,35 @@ def put(path: Path, text: str, *, check: bool = False) -> bool:
             tracked.write(path, before)
         raise
     return True
+
+
+def restore(files: dict[str, Any], *, check: bool = False) -> list[str]:
+    """Sshd's configuration as the manifest's files have it; returns the paths that were changed or removed.
+
+    A tenant's drop-in could keep us out by what it says, or sshd by what it cannot read.
+    """
+    config = str(SSH / "sshd_config")
+    wanted = {path: tracked.content(entry) for path, entry in files.items() if path.startswith(config)}
+    if wanted.get(config) is None:
+        return []
+    changed = []
+    folder = DROP_IN.parent
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        changed.append(str(folder))
+        if not check:
+            tracked.remove(folder)
+    present = sorted(folder.iterdir()) if folder.is_dir() else []
+    for path in (path for path in present if str(path) not in wanted and path != FENCE):
+        changed.append(str(path))
+        if not check:
+            tracked.remove(path)
+    for name, raw in wanted.items():
+        path = Path(name)
+        if raw is not None and (path.is_symlink() or not path.is_file() or path.read_bytes() != raw):
+            changed.append(name)
+            if not check:
+                tracked.write(path, raw, 0o644)
+    return changed
 
 
 def drop(path: Path, *, check: bool = False) -> bool:
