@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from sqlalchemy.orm import Session
 
 from api.allocations.router import router as allocations
+from api.billing.host_router import router as host_reports
 from api.billing.router import router as billing
 from api.core import audit, health, proof_keys
 from api.core.crypto import SecretBox
@@ -75,6 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         allocations,
         operations,
         billing,
+        host_reports,
         tenancy,
         proof_keys.router,
         audit.router,

@@ -69,7 +69,9 @@ def _holds(tx: Session, allocation_ids: list[UUID]) -> dict[UUID, list[HeldGpu]]
     return found
 
 
-def holds_between(tx: Session, start: datetime, end: datetime) -> list[tuple[Hold, Allocation]]:
+def holds_between(
+    tx: Session, start: datetime, end: datetime, *, host_id: UUID | None = None
+) -> list[tuple[Hold, Allocation]]:
     """Holds that touch `[start, end)`, in the order in which they began, with their allocations."""
     statement = (
         sa.select(Hold, Allocation)
@@ -77,6 +79,8 @@ def holds_between(tx: Session, start: datetime, end: datetime) -> list[tuple[Hol
         .where(col(Hold.started_at) < end, sa.or_(col(Hold.ended_at).is_(None), col(Hold.ended_at) > start))
         .order_by(col(Hold.started_at), col(Hold.id))
     )
+    if host_id is not None:
+        statement = statement.where(col(Hold.host_id) == host_id)
     return [(hold, allocation) for hold, allocation in tx.execute(statement)]
 
 

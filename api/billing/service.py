@@ -69,6 +69,17 @@ def usage_report(tx: Session, start: datetime, end: datetime) -> UsageReport:
     )
 
 
+def capacity_of(
+    tx: Session, host_id: UUID, host: str, periods: list[HostPeriod], start: datetime, until: datetime
+) -> list[CapacityLine]:
+    """How the time of one host's GPUs was spent."""
+    holds: dict[UUID, list[Hold]] = defaultdict(list)
+    for hold, _ in allocations.holds_between(tx, start, until, host_id=host_id):
+        holds[hold.gpu_id].append(hold)
+    gpus = fleet.enrolled(tx, start, until, host_id=host_id)
+    return [_capacity(gpu, host, holds[gpu.id], periods, start, until) for gpu in gpus]
+
+
 def _usage(
     hold: Hold,
     allocation: Allocation,
@@ -78,7 +89,7 @@ def _usage(
     start: datetime,
     until: datetime,
 ) -> UsageLine:
-    began, ended = _cut(hold.started_at, hold.ended_at, start, until)
+    began, ended = cut(hold.started_at, hold.ended_at, start, until)
     return UsageLine(
         allocation_id=allocation.id,
         workspace=slugs[hold.workspace_id],
@@ -96,7 +107,7 @@ def _usage(
 def _capacity(
     gpu: Gpu, host: str, holds: list[Hold], periods: list[HostPeriod], start: datetime, until: datetime
 ) -> CapacityLine:
-    began, ended = _cut(gpu.enrolled_at, gpu.removed_at, start, until)
+    began, ended = cut(gpu.enrolled_at, gpu.removed_at, start, until)
     seconds = dict.fromkeys(("allocated", "idle", "reclaiming", "maintenance"), 0)
     for category, first, last in _stretches(gpu, holds, periods, began, ended):
         seconds[category] += whole_seconds(last) - whole_seconds(first)
@@ -119,8 +130,8 @@ def _stretches(
     gpu: Gpu, holds: list[Hold], periods: list[HostPeriod], began: datetime, ended: datetime
 ) -> Iterator[tuple[str, datetime, datetime]]:
     """The GPU's enrolled time as (category, from, to), each moment in exactly one."""
-    cut_holds = [_cut(hold.started_at, hold.ended_at, began, ended) for hold in holds]
-    cut_periods = [(row.state, *_cut(row.started_at, row.ended_at, began, ended)) for row in periods]
+    cut_holds = [cut(hold.started_at, hold.ended_at, began, ended) for hold in holds]
+    cut_periods = [(row.state, *cut(row.started_at, row.ended_at, began, ended)) for row in periods]
     edges = {began, ended}
     edges.update(edge for cut in cut_holds for edge in cut)
     edges.update(edge for _, *cut in cut_periods for edge in cut)
@@ -136,7 +147,7 @@ def _stretches(
         yield ("allocated" if held else CATEGORY[states[0]]), first, last
 
 
-def _cut(
+def cut(
     first: datetime, last: datetime | None, start: datetime, until: datetime
 ) -> tuple[datetime, datetime]:
     return min(max(first, start), until), max(min(last or until, until), start)

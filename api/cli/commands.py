@@ -45,7 +45,7 @@ SECTIONS = {
     },
     "Run the fleet": {
         "host": Entry(
-            "hosts:app host_change:app groups:of_hosts host_records:app host_health:app",
+            "hosts:app host_change:app host_history:app groups:of_hosts host_records:app host_health:app",
             "Enroll hosts, look at them, reclaim and retire them.",
         ),
         "group": Entry("groups:app", "List, watch, cancel and try again what is done to many hosts."),

@@ -54,11 +54,15 @@ def fetch(
     if pages.after is not None:
         statement = statement.where(key < pages.after if newest_first else key > pages.after)
     statement = statement.order_by(key.desc() if newest_first else key).limit(pages.limit + 1)
-    rows = tx.execute(statement).scalars().all()
+    return page_of(tx.execute(statement).scalars().all(), pages)
+
+
+def page_of(rows: Sequence[T], pages: Paging) -> tuple[list[T], str | None]:
+    """The page of rows of which one more was looked for than fits, and the next page's cursor."""
     if len(rows) <= pages.limit:
-        return rows, None
-    rows = rows[: pages.limit]
-    return rows, _encode(rows[-1].id)
+        return list(rows), None
+    last: Any = rows[pages.limit - 1]
+    return list(rows[: pages.limit]), _encode(last.id)
 
 
 def _encode(last: UUID) -> str:

@@ -104,20 +104,26 @@ def gpus_by_id(tx: Session, ids: Sequence[UUID]) -> dict[UUID, Gpu]:
     return {gpu.id: gpu for gpu in tx.execute(sa.select(Gpu).where(col(Gpu.id).in_(ids))).scalars()}
 
 
-def enrolled(tx: Session, start: datetime, end: datetime) -> list[Gpu]:
-    """GPUs that belonged to the fleet at some time in `[start, end)`."""
+def enrolled(tx: Session, start: datetime, end: datetime, *, host_id: UUID | None = None) -> list[Gpu]:
+    """GPUs that belonged to the fleet, or to one host of it, at some time in `[start, end)`."""
     statement = sa.select(Gpu).where(
         col(Gpu.enrolled_at) < end, sa.or_(col(Gpu.removed_at).is_(None), col(Gpu.removed_at) > start)
     )
+    if host_id is not None:
+        statement = statement.where(col(Gpu.host_id) == host_id)
     return list(tx.execute(statement.order_by(col(Gpu.host_id), col(Gpu.index), col(Gpu.id))).scalars())
 
 
-def periods(tx: Session, start: datetime, end: datetime) -> dict[UUID, list[HostPeriod]]:
+def periods(
+    tx: Session, start: datetime, end: datetime, *, host_id: UUID | None = None
+) -> dict[UUID, list[HostPeriod]]:
     """Each host's stays in its states that touch `[start, end)`, in order."""
     statement = sa.select(HostPeriod).where(
         col(HostPeriod.started_at) < end,
         sa.or_(col(HostPeriod.ended_at).is_(None), col(HostPeriod.ended_at) > start),
     )
+    if host_id is not None:
+        statement = statement.where(col(HostPeriod.host_id) == host_id)
     found: dict[UUID, list[HostPeriod]] = {}
     for row in tx.execute(statement.order_by(col(HostPeriod.started_at), col(HostPeriod.id))).scalars():
         found.setdefault(row.host_id, []).append(row)

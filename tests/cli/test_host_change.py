@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,20 @@ def test_only_what_is_given_changes(cli: Cli, fleet: Any, tmp_path: Path) -> Non
     assert (found["port"], found["key_reference"], found["host_keys"]) == (2222, None, [])
     assert cli.json(*change, "--host-key", "ssh-ed25519 AAAA")["host_keys"] == ["ssh-ed25519 AAAA"]
     cli.refused(*change, code=Exit.USAGE)
+
+
+def test_a_host_s_time_and_history(cli: Cli, fleet: Any) -> None:
+    fleet("gpu-01", gpus=2)
+    cli("host", "cordon", "gpu-01", "--reason", "fan 3 is loud")
+    log = cli("host", "log", "gpu-01")
+    for words in ("host.cordoned", "fan 3 is loud", "host.enroll", "state=idle"):
+        assert words in log
+    only = cli.json("host", "log", "gpu-01", "--source", "operation", "--limit", "1")
+    assert [entry["what"] for entry in only] == ["host.reclaim"]
+    time.sleep(1.1)
+    assert "host.reclaim: 1 succeeded" in cli("host", "usage", "gpu-01")
+    assert cli.json("host", "usage", "gpu-01")["gpu_seconds"]["enrolled"] > 0
+    cli.refused("host", "usage", "gpu-01", "--from", "2001-01-01", "--to", "2001-02-01", code=Exit.INVALID)
 
 
 def test_the_policy_needs_a_command(cli: Cli, fleet: Any, app: FastAPI) -> None:

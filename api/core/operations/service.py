@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -115,6 +116,17 @@ def get(tx: Session, actor: Actor, operation_id: UUID) -> Operation:
 
 def visible(actor: Actor, operation: Operation) -> bool:
     return actor.may(Permission.FLEET_OPERATE) or operation.requested_by_id == actor.user_id
+
+
+def counts(tx: Session, subject_id: UUID, start: datetime, end: datetime) -> dict[str, dict[str, int]]:
+    """By kind and state, how many on the subject were asked for in `[start, end)`."""
+    by = (col(Operation.kind), col(Operation.state))
+    window = (col(Operation.created_at) >= start, col(Operation.created_at) < end)
+    statement = sa.select(*by, sa.func.count()).where(col(Operation.subject_id) == subject_id, *window)
+    found: dict[str, dict[str, int]] = {}
+    for kind, state, number in tx.execute(statement.group_by(*by).order_by(*by)):
+        found.setdefault(kind, {})[str(state)] = number
+    return found
 
 
 def claim(tx: Session, operation_id: UUID, worker: str) -> Claim | None:
