@@ -38,9 +38,9 @@ def record(options: Options) -> tuple[dict[str, Any], bytes]:
         "store": list(limits),
     }
     contents = pristine.wanted(rows, table, limits)
-    pristine.fill(contents)
     for path in pristine.foreign(contents):  # what an earlier record left
         tracked.remove(pristine.Path(path))
+    pristine.fill(contents)
     tops = (*places.CONTENT[:-1], *homes.values(), *accounts.key_folders(), places.CONTENT[-1])
     return {"homes": homes, "files": tracked.contents(rows, tops, tracked.Budget()), "index": known}, raw
 
