@@ -36,7 +36,7 @@ def merge(name: str, results: list[Result]) -> Result:
     failed = any(result.get("failed") or result.get("unreachable") for result in done)
     evidence = [line for result in done for line in result.get("evidence") or []]
     if failed and not evidence:
-        evidence = [str(result["msg"]) for result in done if result.get("msg")]
+        evidence = [_said(name, result) for result in done if result.get("msg")]
     return {
         "name": name,
         "status": "failed" if failed else "ok" if done and not _left_out(done) else "skipped",
@@ -58,6 +58,13 @@ def _paths(done: list[Result]) -> tuple[dict[str, list[str]], int]:
     dropped = sum(int(result.get("paths_dropped") or 0) for result in done)
     dropped += sum(max(0, len(listed) - MAX_PATHS) for listed in found.values())
     return {kind: listed[:MAX_PATHS] for kind, listed in found.items()}, dropped
+
+
+def _said(name: str, result: Result) -> str:
+    """Why a module failed. One that its time-out ended could not say so itself."""
+    if result.get("timedout"):
+        return f"the step {name} was ended after {result['timedout']['period']} s ({name}_timeout)"
+    return str(result.get("msg"))
 
 
 def _left_out(done: list[Result]) -> bool:
@@ -105,7 +112,9 @@ def report(
     steps = [merge(name, results.get(name, [])) for name in names]
     every = [result for name in names for result in results.get(name, []) if result]
     broken = next((step["name"] for step in steps if step["status"] == "failed"), None)
-    reasons = [str(result.get("msg")) for result in every if result.get("failed")]
+    reasons = [
+        _said(name, one) for name in names for one in results.get(name, []) if (one or {}).get("failed")
+    ]
     if failure and broken is None:
         broken = failure.get("step")
         for step in steps:

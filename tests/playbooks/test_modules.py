@@ -313,6 +313,14 @@ def test_a_report_of_failure_names_the_step_and_skips_the_rest() -> None:
     assert found["findings"] == ["f"]
 
 
+def test_a_step_that_its_time_out_ended_is_named_with_the_time() -> None:
+    ended = {"failed": True, "msg": "Timed out after 1800 second(s).", "timedout": {"period": 1800}}
+    found = report(["kill", "wipe"], {"kill": [{"changed": False}], "wipe": [ended]}, "reclaim", "1")
+    assert found["failed_step"] == "wipe"
+    assert found["failed_reason"] == "the step wipe was ended after 1800 s (wipe_timeout)"
+    assert found["steps"][1]["evidence"] == [found["failed_reason"]]
+
+
 def test_a_failure_outside_the_steps_modules_is_never_a_success() -> None:
     found = report(
         ["fence"], {"fence": [{"changed": False}]}, "reclaim", "1", {"step": None, "reason": "handler broke"}

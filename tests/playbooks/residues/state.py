@@ -253,12 +253,7 @@ ENGINES = (
     at("an engine's context", "engines", "/root/.docker/contexts/meta/evil/meta.json", "{}"),
 )
 LOGS = (
-    Residue(
-        "a line in the journal",
-        "logs",
-        "logger evil-in-the-journal",
-        "journalctl -q --no-pager | grep evil-in-the-journal",
-    ),
+    at("a journal of another machine", "logs", f"/var/log/journal/{'e1' * 16}/system.journal"),
     at("a log of the tenant's", "logs", "/var/log/evil/deep/log"),
     at("a log that was turned over", "logs", "/var/log/wtmp.1"),
     at("a core dump", "logs", "/var/lib/systemd/coredump/core.evil.zst"),
