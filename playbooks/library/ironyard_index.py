@@ -30,7 +30,7 @@ EXAMPLES = r"""
 """
 RETURN = r"""
 evidence:
-  description: Where the index came from.
+  description: How large the index is, or that there is none.
   type: list
   elements: str
   returned: always
