@@ -143,14 +143,14 @@ def volume_groups(tree: Tree) -> dict[str, str]:
     return {row["pv_name"].rsplit("/", 1)[-1]: row["vg_name"] for row in rows if row["vg_name"]}
 
 
-VIRTUAL = ("loop", "ram", "zram", "nbd", "rbd", "drbd")
+VIRTUAL = ("loop", "ram", "zram", "zd", "nbd", "rbd", "drbd", "fd")
 
 
 def disks(tree: Tree) -> Iterator[Device]:
-    """Whole local disks; virtual, optical, removable and network devices are left out."""
+    """Whole local disks; virtual, optical, read-only, removable and network ones are left out."""
     for device in tree.values():
         plain = device.kind == "disk" and not device.name.startswith(
             ("loop", "ram", "zram", "nbd", "rbd", "drbd")
         )
-        if plain and device.size and not device.facts.get("rm"):
+        if plain and device.size and not device.facts.get("rm") and not device.facts.get("ro"):
             yield device

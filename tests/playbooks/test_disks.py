@@ -131,6 +131,8 @@ LAYOUTS: dict[str, tuple[tuple[Entry, ...], set[str]]] = {
             dev("sda", "disk", points=("/",)),
             dev("sdb", "disk", rm=True),
             dev("sr0", "rom"),
+            dev("zd0", "disk"),
+            dev("mmcblk0boot0", "disk", ro=True),
             dev("loop3", "loop"),
             dev("zram0", "disk"),
             dev("nbd0", "disk"),
