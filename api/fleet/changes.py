@@ -17,7 +17,8 @@ from api.core.errors import Exists, Invalid, WrongState
 from api.core.operations import syncs
 from api.fleet import service
 from api.fleet.lifecycle import State
-from api.fleet.models import Gpu, Host, HostChange, ReclaimPolicy
+from api.fleet.models import Gpu, Host, ReclaimPolicy
+from api.fleet.requests import HostChange
 
 REACHED_BY = ("address", "port", "ssh_user", "key_reference", "host_keys")
 AT_REST = (State.NEW, State.IDLE, State.MAINTENANCE)

@@ -8,14 +8,13 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, StringConstraints
 from pydantic import Field as Member
 from sqlmodel import Field, SQLModel
 
 from api.core import clock
 from api.core.columns import EnumText, Json, UtcDateTime
 from api.core.ids import new_id
-from api.core.texts import storable
 from api.fleet.health_models import Action, InventoryHealth, Verdict
 from api.fleet.lifecycle import State
 
@@ -155,101 +154,6 @@ KeyReference = Annotated[str, StringConstraints(pattern=r"^/[^\n]{1,1000}$")]
 HostKey = Annotated[str, StringConstraints(pattern=r"^(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/=]+( \S+)?$")]
 
 
-class HostCreate(BaseModel):
-    """Give the private key itself (kept encrypted), or the path of a key file on the workers' machines."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "name": "gpu-01",
-                "address": "10.0.4.11",
-                "ssh_user": "root",
-                "key_reference": "/etc/ironyard/keys/fleet",
-                "region": "eu-west",
-                "labels": {"rack": "b12"},
-            }
-        },
-    )
-
-    name: HostName
-    address: Address
-    port: int = Member(default=22, ge=1, le=65535)
-    ssh_user: SshUser = "root"
-    key: SecretStr | None = Member(default=None, max_length=16384, description="private key, OpenSSH or PEM")
-    key_reference: KeyReference | None = None
-    host_keys: list[HostKey] = Member(
-        default_factory=list, max_length=8, description="public host keys; empty: trusted on first use"
-    )
-    region: Region
-    labels: dict[Label, Annotated[str, StringConstraints(max_length=128)]] = Member(
-        default_factory=dict, max_length=50
-    )
-    enroll: bool = Member(default=True, description="false: only record it, to be enrolled by hand")
-
-    @model_validator(mode="after")
-    def _one_key(self) -> HostCreate:
-        if (self.key is None) == (self.key_reference is None):
-            raise ValueError("give exactly one of key and key_reference")
-        if self.key is not None and "PRIVATE KEY-----" not in self.key.get_secret_value():
-            raise ValueError("key must be a private key in OpenSSH or PEM form")
-        return self
-
-
-class EnrollAgain(BaseModel):
-    model_config = ConfigDict(json_schema_extra={"example": {"trust_new_host_key": False}}, extra="forbid")
-
-    trust_new_host_key: bool = Member(
-        default=False, description="the machine was reinstalled: forget its SSH host keys and its manifest"
-    )
-
-
-class Reason(BaseModel):
-    model_config = ConfigDict(json_schema_extra={"example": {"reason": "fan 3 is loud"}}, extra="forbid")
-
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] | None = None
-
-
-class HostChange(BaseModel):
-    """Only what is given changes."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"example": {"labels": {"rack": "b13"}, "reclaim_policy": "reimage"}},
-    )
-
-    region: Region | None = None
-    labels: dict[Label, Annotated[str, StringConstraints(max_length=128)]] | None = Member(
-        default=None, max_length=50, description="all of them: those not given are removed"
-    )
-    reclaim_policy: ReclaimPolicy | None = None
-    address: Address | None = None
-    port: int | None = Member(default=None, ge=1, le=65535)
-    ssh_user: SshUser | None = None
-    key: SecretStr | None = Member(default=None, max_length=16384, description="private key, OpenSSH or PEM")
-    key_reference: KeyReference | None = None
-    host_keys: list[HostKey] | None = Member(
-        default=None, max_length=8, description="public host keys; empty: trusted on first use, once"
-    )
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] | None = None
-
-    @model_validator(mode="after")
-    def _one_key(self) -> HostChange:
-        if self.key is not None and self.key_reference is not None:
-            raise ValueError("give one of key and key_reference")
-        if self.key is not None and "PRIVATE KEY-----" not in self.key.get_secret_value():
-            raise ValueError("key must be a private key in OpenSSH or PEM form")
-        return self
-
-
-class Drain(Reason):
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"to": "maintenance", "reason": "new power supplies"}}, extra="forbid"
-    )
-
-    to: DrainsTo = Member(default=DrainsTo.MAINTENANCE, description="where it goes once it is free and clean")
-
-
 class GpuRead(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
@@ -339,64 +243,3 @@ class ScrapeTarget(BaseModel):
 
     targets: list[str] = Member(description="`address:port`")
     labels: dict[str, str]
-
-
-class GpuFacts(BaseModel):
-    """One GPU as the discover role reports it."""
-
-    index: int = Member(ge=0, le=255)
-    uuid: Annotated[str, StringConstraints(pattern=r"^GPU-[0-9a-fA-F-]{36}$")]
-    model: Annotated[str, StringConstraints(min_length=1, max_length=128)]
-    architecture: str | None = None
-    memory_mib: int = Member(gt=0)
-    pci_address: str | None = None
-    serial: str | None = None
-    vbios: str | None = None
-    numa_node: int | None = None
-    nvlink_domain: str | None = None
-    mig_mode: str | None = None
-    health: Health
-    health_reasons: list[str] = Member(default_factory=list)
-
-
-class HostFacts(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    gpus: list[GpuFacts] = Member(min_length=1, max_length=64)
-
-
-class PlayReport(BaseModel):
-    """What the last role of every playbook hands over.
-
-    `digest` is the SHA-256 of the playbooks' files, `index` base64 of xz bytes.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    playbook: str
-    version: str
-    ok: bool
-    failed_step: str | None = None
-    failed_reason: str | None = None
-    steps: list[dict[str, Any]] = Member(default_factory=list, max_length=20)
-    facts: dict[str, Any] | None = None
-    manifest: dict[str, Any] | None = None
-    index: str | None = None
-    digest: str | None = None
-    health: dict[str, Any] | None = None
-    host_keys: list[HostKey] | None = None
-    findings: list[str] = Member(default_factory=list)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _storable(cls, found: Any) -> Any:
-        """A tenant names files as he likes; what he named must not keep the report from being stored."""
-        return storable(found)
-
-
-class PlayStats(BaseModel):
-    ok: int = 0
-    changed: int = 0
-    failures: int = 0
-    unreachable: int = 0
-    skipped: int = 0

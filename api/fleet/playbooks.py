@@ -24,7 +24,8 @@ from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.models import Operation
 from api.fleet import draining, health, proofs, service
 from api.fleet.lifecycle import TRANSITIONS, Event
-from api.fleet.models import Gpu, GpuFacts, Host, HostFacts, PlayReport, ReclaimPolicy
+from api.fleet.models import Gpu, Host, ReclaimPolicy
+from api.fleet.reports import GpuFacts, HostFacts, PlayReport
 
 INSTALLING = (
     "repositories",

@@ -31,7 +31,8 @@ from api.fleet.evidence import (
     RecordRead,
     RecordSummary,
 )
-from api.fleet.models import Host, PlayReport
+from api.fleet.models import Host
+from api.fleet.reports import PlayReport
 
 MANIFEST_TYPE, RECORD_TYPE = "ironyard.host-manifest", "ironyard.reclaim-record"
 CLEANED, REIMAGED = "clean", "reimage"

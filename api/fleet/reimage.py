@@ -21,9 +21,9 @@ from typing import IO
 from api.core.operations.execution import Reporter
 from api.core.operations.lifecycle import Event
 from api.core.operations.models import LogLine
-from api.fleet.models import PlayReport
 from api.fleet.playbooks import PLAYBOOKS, Playbook, Run
 from api.fleet.proofs import REIMAGED
+from api.fleet.reports import PlayReport
 from api.fleet.runner import Target, end_leftovers, scan_host_keys
 
 STEP = "reimage"

@@ -21,20 +21,10 @@ from api.core.operations.models import LogLine, Operation, OperationRead
 from api.core.pagination import Page, Pages
 from api.fleet import changes, draining, playbooks, queries, service
 from api.fleet.lifecycle import Event, State
-from api.fleet.models import (
-    Drain,
-    EnrollAgain,
-    GpuRead,
-    Health,
-    HostChange,
-    HostCreate,
-    HostDetail,
-    HostRead,
-    PlayReport,
-    PlayStats,
-    Reason,
-)
+from api.fleet.models import GpuRead, Health, HostDetail, HostRead
 from api.fleet.operations import BY_HAND, finish_by_hand
+from api.fleet.reports import PlayReport, PlayStats
+from api.fleet.requests import Drain, EnrollAgain, HostChange, HostCreate, Reason
 
 router = APIRouter(prefix="/api/v1", tags=["fleet"], route_class=TransactionalRoute)
 Reader = Annotated[Actor, needs(Permission.FLEET_READ)]

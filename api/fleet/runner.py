@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from api.core.operations.execution import Reporter
 from api.core.operations.lifecycle import Event
 from api.core.operations.models import LogLine
-from api.fleet.models import PlayReport
 from api.fleet.playbooks import Playbook, Run
+from api.fleet.reports import PlayReport
 
 DIRECTORY_PREFIX = "ironyard-"
 INDEX = "index.xz"

@@ -22,7 +22,8 @@ from api.core.operations.lifecycle import OPEN
 from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.models import Operation
 from api.fleet.lifecycle import LENDABLE, Event, State, advance
-from api.fleet.models import Gpu, Health, Host, HostCreate, HostPeriod
+from api.fleet.models import Gpu, Health, Host, HostPeriod
+from api.fleet.requests import HostCreate
 
 ENROLL, RECLAIM, VERIFY, RETIRE = "host.enroll", "host.reclaim", "host.verify", "host.retire"
 HEALTH = "host.health"

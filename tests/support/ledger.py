@@ -18,9 +18,11 @@ from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.models import Operation
 from api.fleet import service as fleet
 from api.fleet.lifecycle import Event
-from api.fleet.models import Gpu, Host, HostCreate, PlayReport
+from api.fleet.models import Gpu, Host
 from api.fleet.operations import finish_by_hand
 from api.fleet.playbooks import Run
+from api.fleet.reports import PlayReport
+from api.fleet.requests import HostCreate
 from api.identity import service as identity
 from api.identity.models import User
 from api.workspaces import service as workspaces
