@@ -149,8 +149,6 @@ VIRTUAL = ("loop", "ram", "zram", "zd", "nbd", "rbd", "drbd", "fd")
 def disks(tree: Tree) -> Iterator[Device]:
     """Whole local disks; virtual, optical, read-only, removable and network ones are left out."""
     for device in tree.values():
-        plain = device.kind == "disk" and not device.name.startswith(
-            ("loop", "ram", "zram", "nbd", "rbd", "drbd")
-        )
+        plain = device.kind == "disk" and not device.name.startswith(VIRTUAL)
         if plain and device.size and not device.facts.get("rm") and not device.facts.get("ro"):
             yield device
