@@ -229,6 +229,7 @@ def changes(before: Row, now: Row, rule: places.Rule, *, strictly: bool) -> str:
         return "another kind of file"
     found = []
     counts = rule.content == "compared" or (strictly and rule.content == "restored")
+    counts = counts or (before.kind != "f" and rule.additions == "finding")  # where a link leads, always
     if counts and (before.data, before.size) != (now.data, now.size):
         found.append("content" if before.kind == "f" else "target")
     if (before.mode, before.uid, before.gid) != (now.mode, now.uid, now.gid):

@@ -52,6 +52,7 @@ def root(tmp_path: Path) -> Path:
     (top / "etc/empty").touch()
     os.mkfifo(top / "etc/pipe")
     (top / "var/cache/list").write_text("old")
+    (top / "var/mail").symlink_to("spool/mail")
     (top / "var/lib/dhcp/lease").write_text("old")
     (top / "var/log/syslog").write_text("secret")
     (top / "root/.bash_history").write_text("secret")
@@ -65,12 +66,18 @@ class Enrolled:
         self, root: Path, place: Path, monkeypatch: pytest.MonkeyPatch, *, kept: bool = True
     ) -> None:
         self.root, self.store = root, root.parent / "store"
-        table = places.Rules(["/root"])
+        table = places.Rules(["/root"], ["/var/mail"])
         rows = trees.Scan(table, root=str(root)).run()
         raw = index.encode(rows)
         place.write_bytes(raw)
         monkeypatch.setattr(index, "PLACE", place)
-        known = {**index.summary(raw, rows), "emptied": [], "skip": [], "mounts": [], "store": list(MOST)}
+        known = {
+            **index.summary(raw, rows),
+            "emptied": ["/var/mail"],
+            "skip": [],
+            "mounts": [],
+            "store": list(MOST),
+        }
         content = tracked.contents(rows, ["/etc"], tracked.Budget(), str(root)) if kept else {}
         self.manifest: dict[str, Any] = {"index": known, "homes": {"root": "/root"}, "files": content}
         self.store.mkdir()
@@ -161,6 +168,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a folder gone": lambda root: subprocess.run(["rm", "-r", root / "etc/cron.d"], check=True),
     "a mode": lambda root: (root / "usr/bin/tool").chmod(0o4755),
     "a folder's mode": lambda root: (root / "etc/cron.d").chmod(0o1777),
+    "a link in a place that is emptied": lambda root: relink(root / "var/mail", "/etc"),
     "a cache": lambda root: (root / "var/cache/list").write_text("new"),
     "something added to a cache": lambda root: (root / "var/cache/evil").touch(),
     "something added to live state": lambda root: (root / "var/lib/dhcp/evil").touch(),
