@@ -21,6 +21,7 @@ from api.core.operations import syncs
 from api.core.operations.lifecycle import OPEN
 from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.models import Operation
+from api.core.texts import storable
 from api.fleet.lifecycle import LENDABLE, Event, State, advance
 from api.fleet.models import Gpu, Health, Host, HostPeriod
 from api.fleet.requests import HostCreate
@@ -74,7 +75,7 @@ def fire(
     at: datetime | None = None,
 ) -> Host:
     """The one door of the lifecycle: lock, advance, keep history, audit, enqueue what follows."""
-    host = lock(tx, host_id)
+    host, reason = lock(tx, host_id), storable(reason)
     before, after = host.state, advance(host.state, event)
     # A clock may step back; a host's history must not.
     host.state, host.state_since = after, max(clock.now(), host.state_since, at or host.state_since)

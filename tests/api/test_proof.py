@@ -15,7 +15,9 @@ from sqlalchemy.exc import DBAPIError
 
 from api.core import proof
 from api.core.db import Database, table
+from api.core.operations import service as operations
 from api.core.operations.lifecycle import Event as OperationEvent
+from api.core.operations.models import LogLine, Operation
 from api.core.proof import SIGNER, Signer
 from api.fleet import proofs
 from api.fleet.evidence import HostManifest, ReclaimRecord
@@ -91,6 +93,21 @@ def test_a_failed_and_a_cancelled_reclaim_leave_one_too(
     listed = client.ok("GET", f"{HOSTS}/{host}/reclaims")["items"]
     assert [row["number"] for row in listed] == [4, 3, 2, 1]
     assert "record" not in listed[0]
+
+
+def test_what_a_tenant_named_oddly_cannot_keep_a_run_from_ending(
+    client: Client, fleet: Any, database: Database
+) -> None:
+    host = fleet("a")
+    client.ok("POST", f"/api/v1/admin/machines/{host}/reclaim", 202)
+    odd = "cannot remove /tmp/a\0b\udcff"
+    with database.transaction() as tx:
+        (found,) = tx.execute(sa.select(Operation).where(Operation.ended_at.is_(None))).scalars()
+        operations.log(tx, found.id, [LogLine(task=odd, message=odd)])
+    made = ledger.report("reclaim", findings=[odd])
+    ledger.finish(database, host, made, event=OperationEvent.FAIL, reason=odd, step="wipe")
+    assert client.ok("GET", f"{HOSTS}/{host}")["failed_reason"] == "cannot remove /tmp/a\\x00b\\udcff"
+    assert newest(client, host)["record"]["findings"] == ["cannot remove /tmp/a\\x00b\\udcff"]
 
 
 def test_records_are_chained(client: Client, fleet: Any, database: Database) -> None:

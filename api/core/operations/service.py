@@ -19,6 +19,7 @@ from api.core.errors import Conflict, NotFound
 from api.core.ids import new_id
 from api.core.operations.lifecycle import OPEN, Event, State, advance
 from api.core.operations.models import LogLine, Operation, OperationEvent
+from api.core.texts import storable
 
 QUEUE = "dispatcher"
 
@@ -180,7 +181,8 @@ def finish(
 ) -> None:
     operation.state = advance(operation.state, event)
     operation.ended_at = clock.now()
-    operation.reason, operation.outcome = reason, outcome
+    reason = storable(reason)
+    operation.reason, operation.outcome = reason, storable(outcome)
     if event is Event.SUCCEED:
         operation.progress = 100
     audit.record(
