@@ -13,6 +13,7 @@ from ansible.module_utils import (
     containers,
     firewall,
     kernel,
+    keyrings,
     logs,
     mounts,
     network,
@@ -375,6 +376,28 @@ def test_groups_of_units_and_engines_are_theirs() -> None:
     assert cgroups.is_units("/sys/fs/cgroup/system.slice/cron.service")
     assert cgroups.is_units("/sys/fs/cgroup/docker/abc")
     assert not cgroups.is_units("/sys/fs/cgroup/evil")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_keys_are_removed_anywhere_and_judged_where_the_kernel_is_the_hosts_own(
+    monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    keys = {0: 1, 4246: 2}
+    monkeypatch.setattr(keyrings, "users", lambda: sorted(keys))
+    monkeypatch.setattr(keyrings, "shared_kernel", lambda: shared)
+
+    def as_user(uid: int, *, clear: bool) -> int:
+        if clear:
+            keys[uid] = 0
+        return keys[uid]
+
+    monkeypatch.setattr(keyrings, "_as_user", as_user)
+    before = {"0": 1}
+    assert keyrings.findings(before) == ([] if shared else ["user 4246 has 2 keys in the kernel"])
+    step = Step("wipe")
+    keyrings.clean(step, before)
+    assert keys == {0: 1, 4246: 0}
+    assert step.removed == {"kernel keys": 2}
 
 
 class Broken:
