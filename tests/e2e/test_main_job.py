@@ -66,6 +66,36 @@ def test_a_loan_from_claim_to_report(platform: Platform, fleet: dict[str, str]) 
     assert len(list(csv.DictReader(io.StringIO(text)))) == len(report["usage"]) + len(report["capacity"])
 
 
+def test_a_check_of_health_gives_way_to_a_claim(platform: Platform, fleet: dict[str, str]) -> None:
+    """DCGM's tests end on the host itself, not only in the ledger: a tenant is there."""
+    checks = f"/api/v1/hosts/{fleet[SMALL]}/health-checks"
+    operation = platform.ok("POST", checks, 202, json={"level": 1})
+    platform.settled(fleet[SMALL])
+    newest = platform.ok("GET", checks)["items"][0]
+    assert (newest["operation_id"], newest["level"], newest["verdict"]) == (operation["id"], 1, "PASS")
+
+    platform.lab.tell(SMALL, "slow-diag", "120")
+    operation = platform.ok("POST", checks, 202, json={"level": 2})
+    platform.until(lambda: diagnoses(platform), seconds=60, what=lambda: platform.operations(fleet[SMALL])[0])
+    claim = {"gpus": 1, "model": "NVIDIA L40S"}
+    allocation = platform.ok("POST", "/api/v1/allocations", 201, json=claim)
+    platform.until(
+        lambda: not diagnoses(platform), seconds=20, what=lambda: platform.operations(fleet[SMALL])[0]
+    )
+    platform.until(
+        lambda: platform.operations(fleet[SMALL])[0]["state"] == "cancelled",
+        seconds=20,
+        what=lambda: operation,
+    )
+    platform.lab.tell(SMALL, "heal")
+    platform.ok("POST", f"/api/v1/allocations/{allocation['id']}/release")
+    assert platform.settled(fleet[SMALL])["state"] == "idle"
+
+
+def diagnoses(platform: Platform) -> bool:
+    return bool(platform.lab.exec(SMALL, "pgrep", "-f", "dcgmi diag", check=False).strip())
+
+
 @pytest.mark.parametrize("step", [("discover",), ("harden", "manifest")])
 def test_a_worker_killed_in_the_middle_of_an_enroll(
     platform: Platform, fleet: dict[str, str], step: tuple[str, ...]
