@@ -186,7 +186,7 @@ RESIDUES = (
     Residue(
         "the machine's identity",
         "programs",
-        "echo 0123456789abcdef0123456789abcdef >/etc/machine-id",
-        "grep 0123456789abcdef0123 /etc/machine-id",
+        "rm -f /var/lib/dbus/machine-id; echo 0123456789abcdef0123456789abcdef >/var/lib/dbus/machine-id",
+        "grep 0123456789abcdef0123 /var/lib/dbus/machine-id",
     ),
 )
