@@ -97,6 +97,8 @@ def foreign(manifest: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
 def stop(step: Step, manifest: dict[str, Any]) -> None:
     """End the foreign containers, restart policies included (removal follows in `wipe`)."""
     for engine, kinds in foreign(manifest).items():
+        if not kinds.get("containers"):
+            continue
         running = set(run(engine, "ps", "-q", "--no-trunc", timeout=60).out.split())
         for container in kinds.get("containers", []):
             if container not in running:
@@ -111,7 +113,8 @@ def stop(step: Step, manifest: dict[str, Any]) -> None:
 
 def clean(step: Step, manifest: dict[str, Any]) -> None:
     """Remove what enrolment did not see, put recorded tags back, then empty the build cache."""
-    for engine, kinds in foreign(manifest).items():
+    found = foreign(manifest)
+    for engine, kinds in found.items():
         for kind, words in REMOVE.items():
             ids = kinds.get(kind, [])
             for name in ids:
@@ -122,7 +125,7 @@ def clean(step: Step, manifest: dict[str, Any]) -> None:
         if kinds and not step.check:
             run(engine, *PRUNE[engine], timeout=300)
             tag(step, engine, manifest)
-    if step.check:
+    if step.check or not any(ids for kinds in found.values() for ids in kinds.values()):
         return
     left = {engine: {k: v for k, v in kinds.items() if v} for engine, kinds in foreign(manifest).items()}
     still = [

@@ -39,7 +39,10 @@ KINDS = {
     "content": (("content", "ls", "-q"), ("content", "rm")),
     "leases": (("leases", "ls", "-q"), ("leases", "rm")),
 }
+# Docker lists and removes the rest of its own namespace.
+DOCKERS, KINDS_BESIDE_DOCKER = "moby", ("images", "content")
 SOCKET = "/run/containerd/containerd.sock"
+Held = dict[str, dict[str, list[str]]]
 
 
 def record() -> dict[str, Any]:
@@ -58,14 +61,17 @@ def names(top: str, depth: int = 2) -> list[str]:
     return found
 
 
-def namespaces() -> dict[str, dict[str, list[str]]] | None:
+def namespaces() -> Held | None:
     """By containerd's namespace what it holds; None where containerd does not run."""
     if shutil.which("ctr", path=SEARCH_PATH) is None or not os.path.exists(SOCKET):
         return None
     listed = run("ctr", "namespaces", "ls", "-q", timeout=30)
     if not listed.ok:
         raise StepFailed("containerd does not answer", [listed.tail()])
-    return {name: {kind: _held(name, kind) for kind in KINDS} for name in sorted(listed.out.split())}
+    return {
+        name: {kind: _held(name, kind) for kind in (KINDS_BESIDE_DOCKER if name == DOCKERS else KINDS)}
+        for name in sorted(listed.out.split())
+    }
 
 
 def _held(namespace: str, kind: str) -> list[str]:
@@ -87,45 +93,48 @@ def foreign_paths(before: dict[str, Any]) -> list[str]:
     return found
 
 
-def foreign_objects(before: dict[str, Any]) -> list[tuple[str, str, str]]:
+def foreign_objects(before: dict[str, Any], now: Held | None) -> list[tuple[str, str, str]]:
     """(namespace, kind, name) of what containerd holds and did not at enrolment."""
     recorded = before["containerd"] or {}
     return [
         (namespace, kind, name)
-        for namespace, kinds in (namespaces() or {}).items()
+        for namespace, kinds in (now or {}).items()
         for kind, held in kinds.items()
         for name in held
         if name not in recorded.get(namespace, {}).get(kind, [])
     ]
 
 
-def foreign_namespaces(before: dict[str, Any]) -> list[str]:
-    known = {"moby", *(before["containerd"] or {})}
-    return [name for name in namespaces() or {} if name not in known]
+def foreign_namespaces(before: dict[str, Any], now: Held | None) -> list[str]:
+    known = {DOCKERS, *(before["containerd"] or {})}
+    return [name for name in now or {} if name not in known]
 
 
 def findings(before: dict[str, Any]) -> list[str]:
+    now = namespaces()
     found = [f"engine storage not in the manifest: {path}" for path in foreign_paths(before)]
     found += [f"containerd {kind} in {where} not in the manifest: {name}"
-              for where, kind, name in foreign_objects(before)]  # fmt: skip
-    return found + [
-        f"containerd namespace {name} is not in the manifest" for name in foreign_namespaces(before)
-    ]
+              for where, kind, name in foreign_objects(before, now)]  # fmt: skip
+    spaces = foreign_namespaces(before, now)
+    return found + [f"containerd namespace {name} is not in the manifest" for name in spaces]
 
 
 def clean(step: Step, before: dict[str, Any]) -> None:
-    for namespace, kind, name in foreign_objects(before):
+    now = namespaces()
+    objects, spaces = foreign_objects(before, now), foreign_namespaces(before, now)
+    for namespace, kind, name in objects:
         step.gone(f"containerd {kind}", f"{namespace} {name}")
         if not step.check:
             run("ctr", "--namespace", namespace, *KINDS[kind][1], name, timeout=60)
-    for namespace in foreign_namespaces(before):
+    for namespace in spaces:
         step.gone("containerd namespaces", namespace)
         if not step.check:
             run("ctr", "namespaces", "rm", namespace, timeout=60)
-    for path in foreign_paths(before):
+    paths = foreign_paths(before)
+    for path in paths:
         step.gone("engine storage", path)
         if not step.check:
             tracked.remove(Path(path))
-    left = [] if step.check else findings(before)
+    left = findings(before) if (objects or spaces or paths) and not step.check else []
     if left:
         raise StepFailed(f"engine storage is not as recorded: {left[0]}", left)
