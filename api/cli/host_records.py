@@ -16,6 +16,7 @@ from api.cli.options import Json, Newest
 
 app = group()
 COLUMNS = ("number", "outcome", "at", "removed", "findings", "seconds", "manifest", "reason")
+WORST_FIRST = ("CRITICAL", "UNKNOWN", "WARNING", "INFO", "PASS")
 Out = Annotated[Path | None, typer.Option("--out", dir_okay=False, help="Write it to this file, as JSON.")]
 
 
@@ -84,7 +85,7 @@ def show_record(record: dict[str, Any]) -> None:
             ("compared with", f"manifest {manifest['number']}, {manifest['sha256']}" if manifest else None),
             ("playbook", f"{playbook['name']} {playbook['version']}, {playbook['sha256']}"),
             ("by", f"{record['operation']['worker']}, for {record['operation']['requested_by']}"),
-            ("health", (record["health"] or {}).get("verdict")),
+            ("health", _worst(record["health"])),
         )
     )
     if record["steps"]:
@@ -97,6 +98,11 @@ def show_record(record: dict[str, Any]) -> None:
                 print(f"{step['name']}: {output.clean(kind)}: {output.clean(path)}")
     for finding in record["findings"]:
         print(f"finding: {output.clean(finding)}")
+
+
+def _worst(health: dict[str, Any] | None) -> str | None:
+    found = {str(check["verdict"]) for check in (health or {}).get("checks") or []}
+    return next((verdict for verdict in WORST_FIRST if verdict in found), None)
 
 
 def _write(to: Path, document: Any) -> None:

@@ -40,6 +40,7 @@ def test_a_record_is_read_and_checked(
     shown = cli("host", "reclaim-record", "gpu-01", "2")
     assert "wipe: home: /home/e�ve" in shown
     assert "finding: nothing much" in shown
+    assert "health         PASS" in shown
     assert "Proven: reclaim 2 of gpu-01 ended clean" in cli("proof", "verify", str(record))
     assert cli.json("proof", "keys")["keys"][0]["kid"] in cli("proof", "keys")
     offline(cli, monkeypatch)
