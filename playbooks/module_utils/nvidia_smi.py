@@ -199,43 +199,52 @@ def lasting(gpu: ET.Element) -> dict[str, Any]:
 
 def readings(gpu: ET.Element) -> dict[str, Any]:
     """What the health checks look at. None is a reading that this driver or GPU does not give."""
-
-    def said(path: str) -> str | None:
-        return value(gpu.findtext(path))
-
     broken = [
         f"{item.tag}: {item.text.strip()}" for item in gpu.iter() if item.text and BROKEN.search(item.text)
     ]
-    pending = said("retired_pages/pending_retirement") or said("retired_pages/pending_blacklist")
-    width = "pci/pci_gpu_link_info/link_widths/max_link_width"
-    spent = "remapped_rows/row_remapper_histogram/row_remapper_histogram_none"
     return {
         "broken": broken[:5],
+        **_repairs(gpu),
+        **_temperatures(gpu),
+        "reset_required": yes(gpu.findtext("gpu_reset_status/reset_required")),
+        "drain_recommended": yes(gpu.findtext("gpu_reset_status/drain_and_reset_recommended")),
+        "recovery": value(gpu.findtext("gpu_recovery_action")),
+        "held_by": event_reasons(gpu),
+        "pcie_width_max": whole(gpu.findtext("pci/pci_gpu_link_info/link_widths/max_link_width")),
+        "fabric_state": value(gpu.findtext("fabric/state")),
+        "fabric_status": value(gpu.findtext("fabric/status")),
+    }
+
+
+def _repairs(gpu: ET.Element) -> dict[str, Any]:
+    spent = "remapped_rows/row_remapper_histogram/row_remapper_histogram_none"
+    pending = [gpu.findtext(f"retired_pages/pending_{name}") for name in ("retirement", "blacklist")]
+    return {
         "ecc_volatile": uncorrectable(gpu, "volatile"),
         "sram_exhausted": yes(gpu.findtext("ecc_errors/aggregate/sram_threshold_exceeded")),
         "remap_pending": yes(gpu.findtext("remapped_rows/remapped_row_pending")),
         "remap_failed": yes(gpu.findtext("remapped_rows/remapped_row_failure")),
         "banks_spent": whole(gpu.findtext(spent)),
-        "page_pending": yes(pending),
+        "page_pending": yes(next((said for said in pending if value(said)), None)),
         "repair_pending": [
             name
             for name in ("channel_repair_pending", "tpc_repair_pending")
             if yes(gpu.findtext(f"ecc_errors/{name}"))
         ],
         "unrepairable": yes(gpu.findtext("ecc_errors/unrepairable_memory")),
-        "reset_required": yes(gpu.findtext("gpu_reset_status/reset_required")),
-        "drain_recommended": yes(gpu.findtext("gpu_reset_status/drain_and_reset_recommended")),
-        "recovery": said("gpu_recovery_action"),
-        "held_by": event_reasons(gpu),
-        "temperature": number(gpu.findtext("temperature/gpu_temp")),
-        "slowdown_at": number(gpu.findtext("temperature/gpu_temp_slow_threshold")),
-        "operating_to": number(gpu.findtext("temperature/gpu_temp_max_gpu_threshold")),
-        "left": number(gpu.findtext("temperature/gpu_temp_tlimit")),
-        "slowdown_left": number(gpu.findtext("temperature/gpu_temp_slow_tlimit_threshold")),
-        "operating_left": number(gpu.findtext("temperature/gpu_temp_max_gpu_tlimit_threshold")),
-        "memory_temperature": number(gpu.findtext("temperature/memory_temp")),
-        "memory_to": number(gpu.findtext("temperature/gpu_temp_max_mem_threshold")),
-        "pcie_width_max": whole(gpu.findtext(width)),
-        "fabric_state": said("fabric/state"),
-        "fabric_status": said("fabric/status"),
     }
+
+
+def _temperatures(gpu: ET.Element) -> dict[str, float | None]:
+    """Degrees Celsius. Older drivers name limits, newer ones how much is left until a limit."""
+    names = {
+        "temperature": "gpu_temp",
+        "slowdown_at": "gpu_temp_slow_threshold",
+        "operating_to": "gpu_temp_max_gpu_threshold",
+        "left": "gpu_temp_tlimit",
+        "slowdown_left": "gpu_temp_slow_tlimit_threshold",
+        "operating_left": "gpu_temp_max_gpu_tlimit_threshold",
+        "memory_temperature": "memory_temp",
+        "memory_to": "gpu_temp_max_mem_threshold",
+    }
+    return {ours: number(gpu.findtext(f"temperature/{theirs}")) for ours, theirs in names.items()}
