@@ -2,98 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import os
-import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ansible.module_utils import (
-    attributes,
-    index,
-    packages,
-    places,
-    pristine,
-    restoring,
-    runtime,
-    steps,
-    tracked,
-    trees,
-)
+from ansible.module_utils import attributes, index, places, steps, trees
 
-MOST = pristine.Limits(1 << 20, 1 << 30)
-ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="owners and attributes are root's to change")
+from tests.playbooks.small_host import ROOT_ONLY, Enrolled, build, set_flag
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A small host: every kind of file, in places of different rules."""
-    top = tmp_path / "host"
-    for folder in (
-        "etc/cron.d",
-        "etc/ssh",
-        "usr/bin",
-        "usr/lib/x",
-        "var/log",
-        "var/cache",
-        "var/lib/dhcp",
-        "root",
-    ):
-        (top / folder).mkdir(parents=True)
-    (top / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
-    (top / "etc/cron.d/platform").write_text("* * * * * root true\n")
-    (top / "etc/cron.d/link").symlink_to("platform")
-    (top / "usr/bin/tool").write_bytes(os.urandom(40_000))
-    (top / "usr/bin/tool").chmod(0o755)
-    (top / "usr/bin/twin").write_bytes((top / "usr/bin/tool").read_bytes())
-    (top / "etc/empty").touch()
-    os.mkfifo(top / "etc/pipe")
-    (top / "var/cache/list").write_text("old")
-    (top / "var/mail").symlink_to("spool/mail")
-    (top / "var/lib/dhcp/lease").write_text("old")
-    (top / "var/log/syslog").write_text("secret")
-    (top / "root/.bash_history").write_text("secret")
-    return top
-
-
-class Enrolled:
-    """The small host with what enrolment would have recorded of it."""
-
-    def __init__(
-        self, root: Path, place: Path, monkeypatch: pytest.MonkeyPatch, *, kept: bool = True
-    ) -> None:
-        self.root, self.store = root, root.parent / "store"
-        table = places.Rules(["/root"], ["/var/mail"])
-        rows = trees.Scan(table, root=str(root)).run()
-        raw = index.encode(rows)
-        place.write_bytes(raw)
-        monkeypatch.setattr(index, "PLACE", place)
-        known = {
-            **index.summary(raw, rows),
-            "emptied": ["/var/mail"],
-            "skip": [],
-            "mounts": [],
-            "store": list(MOST),
-        }
-        content = tracked.contents(rows, ["/etc"], tracked.Budget(), str(root)) if kept else {}
-        self.manifest: dict[str, Any] = {"index": known, "homes": {"root": "/root"}, "files": content}
-        self.store.mkdir()
-        pristine.fill(pristine.wanted(rows, table, MOST), self.store, str(root))
-
-    def trees(self) -> restoring.Trees:
-        return restoring.Trees(self.manifest, str(self.root), self.store)
-
-    def difference(self, *, strictly: bool = True) -> trees.Difference:
-        here = self.trees()
-        return trees.compare(here.before, here.scan(), here.table, strictly=strictly)
-
-    def mend(self) -> tuple[steps.Step, list[str]]:
-        step = steps.Step("wipe")
-        _, stuck = self.trees().mend(step, lambda _path: True)
-        return step, stuck
+    return build(tmp_path)
 
 
 @pytest.fixture
@@ -234,15 +156,6 @@ def test_owners_and_attributes_are_part_of_the_record(host: Enrolled, damage: st
     assert not host.difference()
 
 
-def set_flag(path: Path, flag: int) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    attributes.set_flags(handle, flag)
-    there = attributes.get_flags(handle)
-    os.close(handle)
-    if not there:
-        pytest.skip("this file system has no such attributes")
-
-
 @ROOT_ONLY
 def test_a_recorded_flag_is_put_back(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "root/.bash_history").unlink()
@@ -253,134 +166,6 @@ def test_a_recorded_flag_is_put_back(root: Path, tmp_path: Path, monkeypatch: py
     host.mend()
     assert not host.difference()
     attributes.unlock(str(root / "etc/passwd"))
-
-
-@ROOT_ONLY
-def test_locked_trees_are_removed(tmp_path: Path) -> None:
-    inner = tmp_path / "a/b/c"
-    inner.mkdir(parents=True)
-    (inner / "file").touch()
-    for path in (inner / "file", inner, tmp_path / "a/b", tmp_path / "a"):
-        set_flag(path, 0x10)
-    tracked.remove(tmp_path / "a")
-    assert not (tmp_path / "a").exists()
-
-
-def test_a_tree_deeper_than_any_path_is_removed(tmp_path: Path) -> None:
-    top = tmp_path / "deep"
-    top.mkdir()
-    home = Path.cwd()
-    os.chdir(top)
-    for _ in range(1200):
-        Path("dddddddd").mkdir()
-        os.chdir("dddddddd")
-    Path("bottom").touch()
-    os.chdir(home)
-    tracked.remove(top)
-    assert not top.exists()
-
-
-def test_removing_what_is_absent_or_a_link_touches_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept/file").touch()
-    (tmp_path / "link").symlink_to(tmp_path / "kept")
-    tracked.remove(tmp_path / "link")
-    tracked.remove(tmp_path / "absent")
-    assert (tmp_path / "kept/file").exists()
-
-
-def test_what_is_mounted_is_not_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "top/point").mkdir(parents=True)
-    (tmp_path / "top/point/data").touch()
-    monkeypatch.setattr(tracked, "mount_points", lambda: {str(tmp_path / "top/point")})
-    with pytest.raises(steps.StepFailed, match="point is mounted"):
-        tracked.remove(tmp_path / "top")
-    assert (tmp_path / "top/point/data").exists()
-
-
-def test_a_busy_target_is_rewritten_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "hosts"
-    target.write_text("a much longer text of the tenant")
-
-    def busy(self: Path, other: Path) -> None:
-        raise OSError(16, "busy")
-
-    monkeypatch.setattr(Path, "replace", busy)
-    tracked.write(target, b"platform")
-    assert target.read_bytes() == b"platform"
-    assert [path.name for path in tmp_path.iterdir()] == ["hosts"]
-
-
-class Sources:
-    """Where content comes from, one source taken away after the other."""
-
-    def __init__(self, host: Enrolled) -> None:
-        self.host, self.tool = host, host.root / "usr/bin/tool"
-        self.object = pristine.place(host.trees().before["/usr/bin/tool"].data, host.store)
-
-    def damaged(self) -> list[str]:
-        self.tool.write_bytes(b"evil")
-        return self.host.mend()[1]
-
-
-def test_a_changed_clean_copy_is_not_used(host: Enrolled) -> None:
-    sources = Sources(host)
-    sources.object.chmod(0o600)
-    sources.object.write_bytes(b"e" * 40_000)
-    (host.root / "usr/bin/twin").unlink()
-    assert sources.damaged() == ["/usr/bin/tool", "/usr/bin/twin"]
-    assert not (host.root / "usr/bin/twin").exists()
-    assert sources.tool.read_bytes() == b"evil"
-    assert not list(sources.tool.parent.glob(".*ironyard*"))
-
-
-def test_a_twin_on_the_host_will_do(host: Enrolled) -> None:
-    sources = Sources(host)
-    sources.object.unlink()
-    assert sources.damaged() == []
-    assert sources.tool.read_bytes() == (host.root / "usr/bin/twin").read_bytes()
-
-
-def test_the_ledgers_copy_needs_no_store(host: Enrolled) -> None:
-    subprocess.run(["rm", "-r", host.store], check=True)
-    (host.root / "etc/passwd").write_text("evil")
-    assert host.mend()[1] == []
-    assert (host.root / "etc/passwd").read_text().startswith("root:")
-
-
-@ROOT_ONLY
-def test_the_store_holds_what_the_index_names_and_nothing_else(host: Enrolled) -> None:
-    here = host.trees()
-    assert pristine.foreign(here.contents, host.store) == []
-    one, other, third = sorted(pristine.listed(host.store))[:3]
-    Path(one).chmod(0o600)
-    Path(one).write_text("evil")
-    Path(other).chmod(0o644)
-    (host.store / "evil").mkdir()
-    (host.store / "ab").mkdir(exist_ok=True)
-    (host.store / "ab/evil").write_text("evil")
-    found = pristine.foreign(here.contents, host.store)
-    assert sorted(found) == sorted([one, other, f"{host.store}/ab/evil", f"{host.store}/evil"])
-    assert third not in found
-    Path(one).unlink()
-    assert pristine.fill(here.contents, host.store, str(host.root)) == 1
-
-
-def test_the_store_keeps_to_its_limits(host: Enrolled) -> None:
-    here = host.trees()
-    small = pristine.wanted(here.before, here.table, pristine.Limits(1000, 1 << 30))
-    assert "/usr/bin/tool" not in small.values()
-    assert "/etc/passwd" in small.values()
-    smallest = pristine.wanted(here.before, here.table, pristine.Limits(1 << 20, 10))
-    assert sorted(smallest.values()) == ["/etc/empty", "/var/cache/list"]
-
-
-def test_the_ledger_keeps_small_content_within_its_budget(host: Enrolled) -> None:
-    rows = host.trees().before
-    kept = tracked.contents(rows, ["/etc"], tracked.Budget(), str(host.root))
-    assert tracked.content(kept["/etc/passwd"]) == (host.root / "etc/passwd").read_bytes()
-    assert "/usr/bin/tool" not in kept
-    assert tracked.contents(rows, ["/etc"], tracked.Budget(left=0), str(host.root)) == {}
 
 
 def test_rules_pass_down_and_the_nearest_one_wins() -> None:
@@ -424,59 +209,3 @@ def test_findings_are_sentences_and_not_endless() -> None:
     assert found[0] == "not in the manifest: /evil/0000"
     assert "not in the manifest: 700 more" in found
     assert found[-2:] == ["gone since enrolment: /gone", "altered since enrolment: /etc/x (content)"]
-
-
-def test_packages_of_both_families() -> None:
-    text = "ii \tbash\t5.2-1\nrc \told\t1\nii \tlibc6:amd64\t2.36\n"
-    text += "ii\tkernel.x86_64\t0:5.1-1\nii\tkernel.x86_64\t0:5.2-1\n"
-    now = packages.parse(text)
-    assert now == {"bash": "5.2-1", "libc6:amd64": "2.36", "kernel.x86_64": "0:5.1-1, 0:5.2-1"}
-    assert packages.findings(now, {"bash": "5.3", "evil": "1", "libc6:amd64": "2.36"}) == [
-        "package evil is not in the manifest",
-        "package kernel.x86_64 is gone",
-        "package bash is 5.3, was 5.2-1",
-    ]
-
-
-def test_packages_that_cannot_be_listed_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages, "run", lambda *argv, timeout: steps.Ran(argv, 2, "", "database is broken"))
-    with pytest.raises(steps.StepFailed, match="cannot be listed"):
-        packages.record()
-
-
-@ROOT_ONLY
-def test_what_lies_in_memory_without_an_owner(tmp_path: Path) -> None:
-    top = str(tmp_path)
-    for folder in ("run/lock", "run/sudo/ts", "dev/shm", "sys/dev/char/1:3", "sys/dev/char/1:5"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "run/cron.pid").touch()
-    (tmp_path / "sys/dev/char/1:3/uevent").write_text("MAJOR=1\nDEVNAME=null\n")
-    os.mknod(tmp_path / "dev/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    (tmp_path / "dev/log").symlink_to("/run/log")
-    before = runtime.record(top)
-    assert runtime.foreign(before, top) == []
-    os.mknod(tmp_path / "dev/evil", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    (tmp_path / "dev/.hidden").mkdir()
-    (tmp_path / "dev/shm/file").touch()
-    for name in ("run/evil", "run/docker.sock", "run/lock/evil", "run/sudo/ts/eve", "dev/link"):
-        (tmp_path / name).touch()
-    assert runtime.foreign(before, top) == [
-        "/run/evil",
-        "/run/lock/evil",
-        "/run/sudo/ts/eve",
-        "/dev/.hidden",
-        "/dev/evil",
-        "/dev/link",
-        "/dev/shm/file",
-    ]
-
-
-def test_paths_of_the_report_are_capped_and_text() -> None:
-    step = steps.Step("wipe")
-    for number in range(250):
-        step.gone("files", f"/evil/{number}")
-    step.gone("homes", os.fsdecode(b"/home/\xff"))
-    result = step.result()
-    assert len(result["paths"]["files"]) == 200
-    assert result["paths_dropped"] == 50
-    assert base64.b64encode(result["paths"]["homes"][0].encode())
