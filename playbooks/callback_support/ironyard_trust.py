@@ -27,11 +27,12 @@ class Seen:
 def bring(name: str, size: int) -> str:
     """A shell line that takes `size` bytes of its input as the tool, which then runs the rest as a script."""
     return (
-        f"umask 077; for d in {' '.join(PLACES)}; do "
-        f"d=$d/{name}; mkdir $d 2>/dev/null || {{ d=; continue; }}; "
-        f"printf '#!/bin/sh\\n' >$d/t; head -c {size} /dev/zero >$d/busybox 2>/dev/null && chmod 700 $d/t && "
+        "PATH=/usr/sbin:/usr/bin:/sbin:/bin; umask 077; "
+        f"take() {{ head -c {size} || dd bs=65536 iflag=fullblock,count_bytes count={size}; }} 2>/dev/null; "
+        f"for d in {' '.join(PLACES)}; do d=$d/{name}; mkdir $d 2>/dev/null || {{ d=; continue; }}; "
+        "printf '#!/bin/sh\\n' >$d/t; take </dev/zero >$d/busybox && chmod 700 $d/t && "
         '$d/t 2>/dev/null && break; rm -rf $d; d=; done; [ -n "$d" ] || exit 97; '
-        f"head -c {size} >$d/busybox && chmod 700 $d/busybox && B=$d/busybox exec $d/busybox sh"
+        "take >$d/busybox && chmod 700 $d/busybox && B=$d/busybox exec $d/busybox sh"
     )
 
 
@@ -93,9 +94,9 @@ def problems(want: Wanted, seen: Seen) -> dict[str, str]:
     found = {}
     for path, row in want.items():
         now = seen.files.get(path) if row.kind == "f" else seen.links.get(path)
-        if now is None:
+        if now is None and "/__pycache__/" not in path:  # Python makes these again
             found[path] = "missing"
-        elif now != row.data:
+        elif now not in (None, row.data):
             found[path] = "altered"
     for path in [*seen.files, *seen.links]:
         if path not in want:
@@ -118,6 +119,7 @@ def mend(want: Wanted, found: dict[str, str], mounts: Iterable[str], chattr: dic
     """
     lines = [
         "PATH=",
+        "umask 022",
         "D=${B%/*}",
         "have() { s=$($B sha256sum $1 2>/dev/null); case $s in $2*) ;; *) false;; esac; }",
     ]
@@ -131,6 +133,8 @@ def mend(want: Wanted, found: dict[str, str], mounts: Iterable[str], chattr: dic
         lines.append(f"c -i -a {folder} {shlex.quote(path)}")
     if preload:
         lines.append("$B umount -l /etc/ld.so.preload; c -i -a /etc/ld.so.preload")
+    folders = sorted({path.rsplit("/", 1)[0] for path in found if path in want})
+    lines += [f"[ -d {shlex.quote(folder)} ] || $B mkdir -p {shlex.quote(folder)}" for folder in folders]
     lines += [_mend_one(path, want.get(path)) for path in sorted(found)]
     return "\n".join(lines) + "\n"
 
@@ -164,6 +168,7 @@ def _mend_one(path: str, row: Any) -> str:
     return (
         f"have {kept} {row.data} && $B rm -rf {fresh} && $B cp {kept} {fresh} && "
         f"$B chown {row.uid}:{row.gid} {fresh} && $B chmod {row.mode:o} {fresh} && "
+        f"$B touch -d @{row.modified} {fresh} && "  # compiled Python knows its source by the time
         f"{{ [ ! -d {name} ] || $B rm -rf {name}; }} && $B mv -f {fresh} {name}"
     )
 

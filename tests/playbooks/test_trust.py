@@ -23,6 +23,7 @@ class Row(NamedTuple):
     uid: int
     gid: int
     data: str
+    modified: int = 1_700_000_000
 
 
 DIGEST = "a" * 32
@@ -74,6 +75,13 @@ def test_what_is_gone_is_missing_and_an_answer_cut_short_is_none() -> None:
     empty = trust.read("#mounts\n#links\n#files\n#end")
     assert set(trust.problems(trust.wanted(ROWS, TOOLS), empty).values()) == {"missing"}
     assert not trust.read("#mounts\n#links\n").complete
+
+
+def test_compiled_python_may_be_missing_but_not_altered() -> None:
+    path = "/usr/lib/python3/__pycache__/a.pyc"
+    want = trust.wanted({**ROWS, path: ROWS["/usr/lib/python3/a.py"]}, TOOLS)
+    assert trust.problems(want, seen()) == {}
+    assert trust.problems(want, seen(f"{'b' * 64}  {path}")) == {path: "altered"}
 
 
 def test_mounts_over_tools_are_the_innermost_first() -> None:
@@ -128,6 +136,7 @@ def test_the_tool_looks_mends_and_leaves_nothing(tmp_path: Path, monkeypatch: py
     after = answer(place, trust.mend(rows, problems, [], {}) + scan)
     assert trust.problems(rows, after) == {}
     assert (host / "gone").stat().st_mode & 0o777 == 0o755
+    assert (host / "gone").stat().st_mtime == 1_700_000_000
     assert list(place.iterdir()) == []
 
 
