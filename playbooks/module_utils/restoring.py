@@ -79,7 +79,17 @@ class Trees:
         good = self._content(path, row, real) if row.kind == "f" else _made(row, real)
         if os.path.lexists(real):  # not a socket, nor what another step writes
             _dress(row, real)
+        if path.endswith(".pyc"):
+            self._date_source(path)
         return good
+
+    def _date_source(self, compiled: str) -> None:
+        """Python compiles anew what has another time than its source: a source that was only touched."""
+        folder, name = os.path.split(compiled)
+        source = f"{os.path.dirname(folder)}/{name.split('.')[0]}.py"
+        row, real = self.before.get(source), f"{self.root}{source}"
+        if row and row.kind == "f" and os.path.isfile(real) and not os.path.islink(real):
+            os.utime(real, (row.modified, row.modified))
 
     def _content(self, path: str, row: Row, real: str) -> bool:
         if self.table.of(path).content == "left" or _holds(real, row):

@@ -131,6 +131,23 @@ def test_times_are_put_back_with_the_content(host: Enrolled) -> None:
     assert int(tool.stat().st_mtime) == host.trees().before["/usr/bin/tool"].modified
 
 
+def test_a_source_that_was_only_touched_gets_its_time_back_with_its_bytecode(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = root / "usr/lib/py"
+    (folder / "__pycache__").mkdir(parents=True)
+    source, compiled = folder / "a.py", folder / "__pycache__/a.cpython-311.pyc"
+    source.write_text("x = 1\n")
+    compiled.write_bytes(b"bytecode")
+    os.utime(source, (1_700_000_000, 1_700_000_000))
+    host = Enrolled(root, tmp_path / "index.xz", monkeypatch)
+    source.touch()
+    compiled.write_bytes(b"compiled anew")
+    host.mend()
+    assert compiled.read_bytes() == b"bytecode"
+    assert source.stat().st_mtime == 1_700_000_000
+
+
 @ROOT_ONLY
 @pytest.mark.parametrize(
     "damage", ["owner", "capability", "xattr", "default ACL", "immutable", "append-only"]
