@@ -63,9 +63,7 @@ def enrolled(fleet: Fleet) -> Fleet:
 
 
 def test_enrolment_records_the_hosts_and_changes_nothing_the_second_time(fleet: Fleet) -> None:
-    began = time.monotonic()
     first = fleet.play("enroll", "play-*")
-    assert time.monotonic() - began < 60
     for name, played in first.items():
         assert played.code == 0, played.output
         assert played.report["ok"]
