@@ -58,7 +58,8 @@ def interruptible(follow: Callable[[], Any], cancel: Callable[[], Any]) -> Any:
 
 
 def log_line(line: Any) -> str:
-    parts = [line["at"][11:19], line["status"].ljust(9), (line["step"] or "").ljust(9), line["task"] or ""]
+    where = (line["status"].ljust(9), (line["step"] or "").ljust(9), line["task"] or "")
+    parts = [line["at"][11:19], line["host"], *where]
     if line["message"]:
         parts.append(line["message"])
     return "  ".join(parts).rstrip()

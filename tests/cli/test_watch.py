@@ -37,6 +37,7 @@ def test_watch_goes_on_where_a_stream_broke(
         told = cli("operations", "watch", str(operation_id))
     for text in ("one", "two", "three"):
         assert sum(line.rstrip().endswith(f" {text}") for line in told.splitlines()) >= 1
+    assert "  thing  ok         two        two" in told
     assert "test.kind thing: succeeded: over" in told
 
 
