@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from .state import ECC_KINDS, Gpu, Machine, change, fresh, read, started
@@ -193,6 +194,9 @@ def show(options: argparse.Namespace) -> None:
     print(json.dumps(machine.data, indent=1))
 
 
+Add = Callable[..., argparse.ArgumentParser]
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="nvidia-sim", description=__doc__)
     commands = top.add_subparsers(dest="fault", required=True)
@@ -212,6 +216,15 @@ def parser() -> argparse.ArgumentParser:
     one = add("stuck", stuck, "a process that ignores all but SIGKILL holds the GPU; prints its pid")
     one.add_argument("--memory", type=int, default=2048, help="MiB")
     one.add_argument("--user")
+    _faults_of_gpus(add)
+    _faults_of_tools(add)
+    one = add("heal", heal, "all well again", gpu=False)
+    one.add_argument("--processes", action="store_true")
+    add("show", show, "the state as JSON", gpu=False)
+    return top
+
+
+def _faults_of_gpus(add: Add) -> None:
     one = add("lost", _faulty, "the GPU falls off the bus")
     one.add_argument("--mode", choices=("handle", "lost", "gone"), default="handle")
     one = add("ecc", _faulty, "count ECC errors")
@@ -237,6 +250,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--test", default="memory")
     one.add_argument("--status", choices=("Fail", "Warn", "Skip"), default="Fail")
     one.add_argument("--severity", type=int, default=2, help="DCGM's: 1 monitor, 2 isolate, 6 reset")
+
+
+def _faults_of_tools(add: Add) -> None:
     add("no-engine", _tool_fault, "DCGM's host engine does not run", gpu=False)
     one = add("slow-diag", _tool_fault, "dcgmi diag takes its time", gpu=False)
     one.add_argument("seconds", type=float)
@@ -245,10 +261,6 @@ def parser() -> argparse.ArgumentParser:
     add("malformed", _tool_fault, "the XML breaks off", gpu=False)
     one = add("hang", _tool_fault, "nvidia-smi answers late", gpu=False)
     one.add_argument("seconds", type=float)
-    one = add("heal", heal, "all well again", gpu=False)
-    one.add_argument("--processes", action="store_true")
-    add("show", show, "the state as JSON", gpu=False)
-    return top
 
 
 def main(arguments: list[str]) -> int:
