@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.lab import Lab, LabError
@@ -121,11 +121,20 @@ def test_a_diagnostic_is_unknown_without_its_engine_and_ends_with_the_check(flee
     while not fleet.sh(NAME, "pgrep -fc 'dcgmi diag'", check=False).strip("0"):
         assert process.poll() is None
         time.sleep(0.3)
-    os.killpg(process.pid, signal.SIGKILL)
+    call_off(process)
     fleet.sh(NAME, "pkill -f 'sshd: root'")  # a worker ends the connections of a run that was called off, too
-    process.communicate()
     until = time.monotonic() + 30
     while fleet.sh(NAME, "pgrep -fc 'dcgmi diag'", check=False).strip("0"):
         assert time.monotonic() < until
         time.sleep(0.3)
     fleet.lab.tell(NAME, "heal")
+
+
+def call_off(process: subprocess.Popen[str]) -> None:
+    """End a play with its forks, which have sessions of their own."""
+    command = psutil.Process(process.pid).cmdline()
+    process.kill()
+    for fork in psutil.process_iter(["cmdline"]):
+        if fork.info["cmdline"] == command:
+            fork.kill()
+    process.communicate()
