@@ -62,6 +62,7 @@ class Platform:
     lab: Lab
     hosts: dict[str, Host]
     stack: ExitStack = field(default_factory=ExitStack)
+    worker_settings: dict[str, str] = field(default_factory=dict)
     worker: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -75,7 +76,8 @@ class Platform:
         return response.json()
 
     def start_worker(self) -> None:
-        self.worker = self.stack.enter_context(worker_process(self.data_dir, self.database_url, **QUICK))
+        settings = QUICK | self.worker_settings
+        self.worker = self.stack.enter_context(worker_process(self.data_dir, self.database_url, **settings))
 
     def kill_worker(self) -> None:
         assert self.worker
@@ -103,7 +105,7 @@ class Platform:
         found: list[Any] = self.ok("GET", "/api/v1/operations", params={"subject_id": host_id})["items"]
         return found
 
-    def settled(self, host_id: str, *, seconds: float = 180) -> Any:
+    def settled(self, host_id: str, *, seconds: float = 420) -> Any:
         """The host once nothing works on it any more."""
         self.until(
             lambda: (
@@ -145,7 +147,7 @@ class Platform:
 def platform(
     request: pytest.FixtureRequest, lab: Lab, hosts: list[Host], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Platform]:
-    """A platform on the database that the test module names as its ENGINE, with its SETTINGS if any."""
+    """A platform on the database that the test module names as its ENGINE, with its SETTINGS and WORKER."""
     data_dir = tmp_path_factory.mktemp("platform")
     database_url = f"sqlite:///{data_dir / 'ironyard.db'}"
     if request.module.ENGINE == "postgresql":
@@ -163,7 +165,9 @@ def platform(
         url = stack.enter_context(
             api_server(data_dir, database_url, **getattr(request.module, "SETTINGS", {}))
         )
-        made = Platform(url, key, data_dir, database_url, lab, {host.name: host for host in hosts}, stack)
+        known = {host.name: host for host in hosts}
+        of_worker = getattr(request.module, "WORKER", {})
+        made = Platform(url, key, data_dir, database_url, lab, known, stack, of_worker)
         made.start_worker()
         yield made
         made.client.close()

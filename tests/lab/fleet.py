@@ -42,7 +42,7 @@ class Described:
                     "nvlink_domain": domain,
                 }
                 for n in range(self.count)
-            ]
+            ],
         }
 
 
