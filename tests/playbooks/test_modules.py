@@ -37,7 +37,8 @@ def process(pid: int, ppid: int, program: str, group: str, **more: Any) -> Proce
 
 
 SSH = "/system.slice/ssh.service"
-NOW = int(float(Path("/proc/uptime").read_text().split()[0]) * os.sysconf("SC_CLK_TCK"))
+# an hour ahead: whenever this runs, such a process is young
+YOUNG = int((float(Path("/proc/uptime").read_text().split()[0]) + 3600) * os.sysconf("SC_CLK_TCK"))
 HOST = [
     process(1, 0, "/usr/lib/systemd/systemd", "/init.scope"),
     process(2, 0, "", "", flags=processes.KERNEL_THREAD),
@@ -76,7 +77,7 @@ HOST = [
         ),
         (process(90, 1, "/usr/bin/apt-get", "/system.slice/apt-daily.service"), False),
         (process(90, 1, "/sbin/agetty", "/system.slice/system-getty.slice/getty@tty1.service"), False),
-        (process(90, 1, "/usr/lib/systemd/systemd", "/system.slice/cron.service", started=NOW), False),
+        (process(90, 1, "/usr/lib/systemd/systemd", "/system.slice/cron.service", started=YOUNG), False),
         (
             process(90, 1, "/usr/lib/systemd/systemd", "/system.slice/cron.service"),
             True,
