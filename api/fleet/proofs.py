@@ -46,15 +46,15 @@ OUTCOMES = {
 
 
 def keep_manifest(tx: Session, host: Host, document: dict[str, Any], index: str | None) -> None:
-    """Keep and sign what enroll recorded; the same as before makes no new number.
+    """Keep and sign what enroll recorded; the same as before makes no new number and comes without its index.
 
     `index` is base64. Raises Invalid when it is not what the manifest says of it.
     """
-    raw = _checked_index(host, document, index)
     digest = proof.digest(document)
     last = _newest(tx, host.id)
     if last is not None and last.digest == digest and last.signature is not None:
         return
+    raw = _checked_index(host, document, index)
     row = HostManifest(
         host_id=host.id,
         number=last.number + 1 if last else 1,

@@ -144,7 +144,7 @@ class Stage:
             "ansible_ssh_private_key_file": host.key_file,
             "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
             "ironyard_host_name": name,
-            "ironyard_manifest": manifest["document"],
+            "ironyard_manifest": manifest["manifest"],
             "ironyard_index_file": str(index),
         }
 
