@@ -213,7 +213,7 @@ def test_malformed_nvidia_smi_is_told_and_healed_by_reclaim(
     try:
         platform.ok("POST", f"/api/v1/admin/machines/{fleet[SMALL]}/enroll", 202)
         found = platform.settled(fleet[SMALL])
-        assert (found["state"], found["failed_step"]) == ("maintenance", "discover")
+        assert (found["state"], found["failed_step"]) == ("maintenance", "dcgm")  # the first that asks it
         assert "nvidia-smi" in found["failed_reason"]
     finally:
         platform.lab.tell(SMALL, "heal")
