@@ -187,6 +187,8 @@ def heal(options: argparse.Namespace) -> None:
         if options.processes:
             for process in machine.data["processes"]:
                 os.kill(process["pid"], signal.SIGKILL)
+    # a repair takes a boot, and with it the kernel's log of what was wrong
+    subprocess.run(["journalctl", "-q", "--rotate", "--vacuum-size=1"], capture_output=True, check=False)
 
 
 def show(options: argparse.Namespace) -> None:
