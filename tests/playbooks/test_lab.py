@@ -178,6 +178,7 @@ def test_reclaim_of_a_clean_host_is_well(enrolled: Fleet) -> None:
     removed = {step["name"]: step["paths"] for step in played.report["steps"] if step["removed"]}
     removed.pop("fence", None)
     paths = [path for kinds in removed.values() for listed in kinds.values() for path in listed]
+    # what Python compiles of the simulator is nobody's residue
     assert [
         path for path in paths if "/nvidia-sim/" not in path
     ] == []  # what Python compiles of the simulator
