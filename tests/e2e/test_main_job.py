@@ -164,7 +164,7 @@ def play(platform: Platform, playbook: str, limit: str) -> subprocess.CompletedP
     program = str(Path(sys.executable).with_name("ansible-playbook"))
     command = [program, "-i", "inventory/ironyard.yml", f"playbooks/{playbook}.yml", "--limit", limit]
     return subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False
     )
 
 

@@ -85,7 +85,7 @@ class Fleet:
         """Run a playbook to its end; by host what was reported (nothing in check mode)."""
         self.ledger.finished.clear()
         process = self.start(playbook, limit, *extra, **env)
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=900)
         played = {}
         for name, host_id in self.ids.items():
             end = self.ledger.finished.get(self.ledger.operation(host_id))
