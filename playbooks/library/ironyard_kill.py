@@ -52,7 +52,7 @@ def wake_engines(step: Step, manifest: dict[str, Any]) -> None:
     """A tenant may have stopped the engine whose containers have to be listed."""
     for engine, held in manifest["engines"].items():
         unit = f"{engine}.service"
-        if held is not None and unit in manifest["services"] and containers.inventory(engine) is None:
+        if held is not None and unit in manifest["services"] and not containers.answers(engine):
             step.did(f"started {unit}")
             if not step.check:
                 run("systemctl", "start", unit, timeout=90)

@@ -46,7 +46,7 @@ def end_processes(step: Step, manifest: dict[str, Any], grace: float = 5.0) -> N
     left = [] if step.check else processes.find(manifest)
     if left:
         raise StepFailed(
-            f"{len(left)} processes could not be ended",
+            f"{len(left)} processes could not be ended, the first is {left[0]}",
             [f"{process}; {waiting(process)}" for process in left],
         )
     for folder in [] if step.check else groups:

@@ -49,6 +49,10 @@ def installed() -> list[str]:
     return [engine for engine in ENGINES if shutil.which(engine, path=SEARCH_PATH)]
 
 
+def answers(engine: str) -> bool:
+    return run(engine, *LISTS[engine]["containers"], timeout=60).ok
+
+
 def inventory(engine: str) -> dict[str, list[str]] | None:
     """What the engine holds, or None when it does not answer. ``tags`` are 'name:tag=image'."""
     held = {}

@@ -39,7 +39,7 @@ def restore(step: Step, manifest: dict[str, Any], *, reset: bool, pause: list[st
     lost = [uuid for uuid in wanted if uuid not in {gpu["uuid"] for gpu in present}]
     if lost:
         raise StepFailed(f"{len(lost)} GPUs of the manifest are lost", lost)
-    end_gpu_processes(step, manifest)
+    end_gpu_processes(step, manifest, present)
     pairs = [(gpu, wanted[gpu["uuid"]]) for gpu in present if gpu["uuid"] in wanted]
     for gpu, record in pairs:
         restore_mig(step, gpu, record)
@@ -48,10 +48,12 @@ def restore(step: Step, manifest: dict[str, Any], *, reset: bool, pause: list[st
     at = time.time() if done else None
     if step.check:
         return None
-    for gpu in seen():
-        if gpu["uuid"] in wanted:
-            restore_settings(step, gpu, wanted[gpu["uuid"]])
-    wrong = [line for gpu in seen() for line in unlike(gpu, wanted.get(gpu["uuid"]), RESTORED)]
+    release_clocks(step)
+    present = seen()  # a reading takes seconds on a large host: another one only after a change
+    pairs = [(gpu, wanted[gpu["uuid"]]) for gpu in present if gpu["uuid"] in wanted]
+    if any([restore_settings(step, gpu, record) for gpu, record in pairs]):  # noqa: C419 - each of them
+        present = seen()
+    wrong = [line for gpu in present for line in unlike(gpu, wanted.get(gpu["uuid"]), RESTORED)]
     if wrong:
         raise StepFailed("GPU settings are not as enrolment recorded them", wrong)
     return at
@@ -63,14 +65,27 @@ def seen() -> list[Gpu]:
 
 
 def busy(
-    manifest: dict[str, Any], *, but: list[str] | None = None
+    manifest: dict[str, Any], present: list[Gpu], *, but: list[str] | None = None
 ) -> tuple[list[processes.Process], list[int]]:
     """(foreign processes on GPUs that this host shows, process numbers that it does not show).
 
     ``but``: UUIDs of GPUs whose processes are nobody's business here.
     """
     running = processes.scan()
-    looked_at = [gpu for gpu in seen() if gpu["uuid"] not in (but or ())]
+    found, hidden = _held(manifest, present, running, but)
+    if hidden:  # one that has ended since the reading is not hidden
+        present = seen()
+        found, hidden = _held(manifest, present, {**running, **processes.scan()}, but)
+    return found, hidden
+
+
+def _held(
+    manifest: dict[str, Any],
+    present: list[Gpu],
+    running: dict[int, processes.Process],
+    but: list[str] | None,
+) -> tuple[list[processes.Process], list[int]]:
+    looked_at = [gpu for gpu in present if gpu["uuid"] not in (but or ())]
     numbers = sorted({pid for gpu in looked_at for pid in gpu["processes"] if pid})
     outsiders = {process.pid for process in processes.foreign(running, manifest)}
     return [running[pid] for pid in numbers if pid in outsiders], [
@@ -78,14 +93,14 @@ def busy(
     ]
 
 
-def end_gpu_processes(step: Step, manifest: dict[str, Any]) -> None:
-    found, _ = busy(manifest)
+def end_gpu_processes(step: Step, manifest: dict[str, Any], present: list[Gpu]) -> None:
+    found, hidden = busy(manifest, present)
     for process in found:
         step.gone("GPU processes", str(process))
-    if step.check:
+    if step.check or not (found or hidden):
         return
     processes.end(found)
-    left, hidden = busy(manifest)
+    left, hidden = busy(manifest, seen())
     if left or hidden:
         raise StepFailed(
             "processes still hold a GPU",
@@ -106,17 +121,19 @@ def restore_mig(step: Step, gpu: Gpu, record: Gpu) -> None:
     restore_switch(step, gpu, record, "mig_mode", "-mig")
 
 
-def restore_switch(step: Step, gpu: Gpu, record: Gpu, key: str, flag: str) -> None:
+def restore_switch(step: Step, gpu: Gpu, record: Gpu, key: str, flag: str) -> bool:
     wanted = record[key]
     pending = gpu.get(key.replace("_mode", "_pending"), wanted)
     if wanted is None or (gpu[key] == wanted and pending in (wanted, None)):
-        return
+        return False
     now = gpu[key] if gpu[key] != wanted else f"{pending} after the next reset"
     change(step, gpu, f"{key} {now} -> {wanted}", flag, "1" if wanted == "enabled" else "0")
+    return True
 
 
-def restore_settings(step: Step, gpu: Gpu, record: Gpu) -> None:
-    restore_switch(step, gpu, record, "persistence_mode", "-pm")
+def restore_settings(step: Step, gpu: Gpu, record: Gpu) -> bool:
+    """Whether anything had to be changed."""
+    changed = restore_switch(step, gpu, record, "persistence_mode", "-pm")
     if record["compute_mode"] and gpu["compute_mode"] != record["compute_mode"]:
         change(
             step,
@@ -125,6 +142,7 @@ def restore_settings(step: Step, gpu: Gpu, record: Gpu) -> None:
             "-c",
             record["compute_mode"].upper(),
         )
+        changed = True
     if record["power_limit_watts"] and gpu["power_limit_watts"] != record["power_limit_watts"]:
         change(
             step,
@@ -133,13 +151,20 @@ def restore_settings(step: Step, gpu: Gpu, record: Gpu) -> None:
             "-pl",
             f"{record['power_limit_watts']:g}",
         )
+        changed = True
     clocks = record["application_clocks"]
     if clocks and gpu["application_clocks"] != clocks:
         change(step, gpu, f"application clocks -> {clocks}", "-ac", f"{clocks[1]},{clocks[0]}")
-    for flag in ("-rgc", "-rmc"):  # locked clocks cannot be read back: always released
-        said = run("nvidia-smi", "-i", str(gpu["index"]), flag)
+        changed = True
+    return changed
+
+
+def release_clocks(step: Step) -> None:
+    """Locked clocks cannot be read back: those of all GPUs are always released."""
+    for flag in ("-rgc", "-rmc"):
+        said = run("nvidia-smi", flag)
         if not said.ok:
-            step.note(f"GPU {gpu['index']} {flag}: {said.tail(120)}")
+            step.note(f"nvidia-smi {flag}: {said.tail(120)}")
 
 
 def change(step: Step, gpu: Gpu, what: str, *flags: str) -> None:
@@ -212,6 +237,6 @@ def _findings(manifest: dict[str, Any]) -> Iterator[str]:
         yield from unlike(gpu, wanted.get(uuid), FIXED + RESTORED)
         if gpu["mig_devices"]:
             yield f"GPU {gpu['index']} has {gpu['mig_devices']} MIG instances"
-    held, hidden = busy(manifest)
+    held, hidden = busy(manifest, answer["gpus"])
     yield from (f"process on a GPU: {process}" for process in held)
     yield from (f"process on a GPU that the host does not show: pid {pid}" for pid in hidden)

@@ -44,7 +44,7 @@ def examine(
     checks = [*count(on_bus, present, wanted), *driver(answer, manifest)]
     for gpu in present:
         checks += health_gpu.examine(gpu, wanted.get(gpu["uuid"]), limits, held=gpu["uuid"] in (held or ()))
-    checks += links(present, limits) + fabric_manager(present) + processes(manifest, held or [])
+    checks += links(present, limits) + fabric_manager(present) + processes(manifest, present, held or [])
     checks += xids(present, since, reset_at, earlier or [])
     if level > 0 and present:
         seconds = limits[f"diag_seconds_level_{level}"]
@@ -140,9 +140,9 @@ def fabric_manager(present: list[dict[str, Any]]) -> list[Check]:
     return [verdicts.critical("fabric-manager", f"{FABRIC_MANAGER} is {state or 'unknown'}", "reboot")]
 
 
-def processes(manifest: dict[str, Any], held: list[str]) -> list[Check]:
+def processes(manifest: dict[str, Any], present: list[dict[str, Any]], held: list[str]) -> list[Check]:
     """Nobody may be on a GPU that nobody holds."""
-    found, hidden = gpus.busy(manifest, but=held)
+    found, hidden = gpus.busy(manifest, present, but=held)
     faults = [f"process on a GPU: {process}" for process in found]
     faults += [f"process on a GPU that the host does not show: pid {pid}" for pid in hidden]
     checks = [verdicts.critical("gpu-processes", fault, "drain") for fault in faults]

@@ -17,6 +17,8 @@ PROC = Path("/proc")
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD
 INTERPRETERS = re.compile(r"^(python|perl|ruby|node|bash|dash|sh|zsh|java)[\d.]*$")
 BEFORE_EXEC_SECONDS = 10.0
+HELPER_SECONDS = 2.0
+HELPERS_SECONDS = 15.0
 SSHD = ("sshd", "sshd-session", "sshd-auth")
 
 
@@ -157,17 +159,41 @@ def foreign(
 
 
 def find(manifest: dict[str, Any]) -> list[Process]:
-    """The foreign processes now, looked for twice: a starting service looks foreign until its exec."""
-    found = _find(manifest)
-    if any(process.ppid == 1 and process.unit in manifest["services"] for process in found):
-        time.sleep(0.3)
-        found = _find(manifest)
-    return found
+    """The foreign processes now. What a service of ours has just begun gets a moment to end first.
+
+    A starting engine runs a row of helpers (iptables, modprobe), each for moments; a child that stays longer,
+    or a row without an end, is found like any other.
+    """
+    until = time.monotonic() + HELPERS_SECONDS
+    since: dict[tuple[int, int], float] = {}
+    while True:
+        running, found = _find(manifest)
+        now = time.monotonic()
+        brief = [
+            one
+            for one in found
+            if helper(one, running, manifest)
+            and now - since.setdefault((one.pid, one.started), now) < HELPER_SECONDS
+            and now < until
+        ]
+        if not brief or len(brief) < len(found):
+            return [one for one in found if one not in brief]
+        time.sleep(0.1)
 
 
-def _find(manifest: dict[str, Any]) -> list[Process]:
+def _find(manifest: dict[str, Any]) -> tuple[dict[int, Process], list[Process]]:
     running = scan()
-    return foreign(running, manifest, mains=main_processes(running, manifest))
+    return running, foreign(running, manifest, mains=main_processes(running, manifest))
+
+
+def helper(process: Process, processes: dict[int, Process], manifest: dict[str, Any]) -> bool:
+    """Whether a process is in a recorded service, begun by systemd or by a program recorded for it."""
+    recorded = manifest["services"].get(process.unit)
+    parent = processes.get(process.ppid)
+    if recorded is None or parent is None or "user.slice" in process.group:
+        return False
+    began = parent.pid == 1 or (parent.unit == process.unit and parent.signature in recorded)
+    return began and process.command not in SSHD
 
 
 def main_processes(processes: dict[int, Process], manifest: dict[str, Any]) -> set[int]:
@@ -260,7 +286,7 @@ def halt(manifest: dict[str, Any], rounds: int = 50) -> list[Process]:
     """Stop all foreign processes before any of them is killed: what stands still starts nothing again."""
     stopped: dict[int, Process] = {}
     for _ in range(rounds):
-        fresh = [one for one in _find(manifest) if one.pid not in stopped]
+        fresh = [one for one in _find(manifest)[1] if one.pid not in stopped]
         if not fresh:
             break
         send(fresh, signal.SIGSTOP)

@@ -151,19 +151,42 @@ def _where(error: BaseException) -> str:
     return " > ".join(f"{os.path.basename(one.filename)}:{one.lineno} {one.name}" for one in frames)
 
 
+_CALL: list[tuple[Any, dict[str, Any]]] = []  # by ironyard_step: its AnsibleModule and the arguments for ours
+
+
+def call(main: Callable[[], None], module: Any, arguments: dict[str, Any]) -> None:
+    """Run another module's main() inside this module, with these arguments."""
+    _CALL[:] = [(module, arguments)]
+    main()
+
+
 def run_module(name: str, argument_spec: dict[str, Any], body: Body) -> None:
     """The whole of a module's main()."""
-    from ansible.module_utils.basic import AnsibleModule
-
     see_the_host()
-    # no_log: the arguments hold the manifest, which is nothing for the host's journal
-    module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True, no_log=True)
-    succeeded, result = perform(Step(name, check=module.check_mode), module.params, body)
-    small = {key: given for key, given in module.params.items() if key != "manifest"}
+    module, params = _opened(argument_spec)
+    succeeded, result = perform(Step(name, check=module.check_mode), params, body)
+    small = {key: given for key, given in params.items() if key != "manifest"}
     result["invocation"] = {"module_args": small}  # nor for every result
     if succeeded:
         module.exit_json(**result)
     module.fail_json(**result)
+
+
+def _opened(argument_spec: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The running AnsibleModule and the checked arguments."""
+    if _CALL:
+        from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+        module, arguments = _CALL[0]
+        checked = ArgumentSpecValidator(argument_spec).validate(arguments)
+        if checked.error_messages:
+            module.fail_json(msg="; ".join(checked.error_messages))
+        return module, checked.validated_parameters
+    from ansible.module_utils.basic import AnsibleModule
+
+    # no_log: the arguments hold the manifest, which is nothing for the host's journal
+    module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True, no_log=True)
+    return module, module.params
 
 
 def see_the_host() -> None:

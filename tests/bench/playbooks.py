@@ -42,6 +42,7 @@ from tests.support import ledger
 from tests.support.server import ROOT, api_server, worker_process
 
 HOSTS = 4
+PACE = 0.25  # seconds between looks at the hosts
 DIRTY = ROOT / "tests" / "playbooks" / "dirty.sh"
 
 
@@ -93,7 +94,7 @@ class Stage:
                     sys.exit(f"{name}: {host['failed_step']}: {host['failed_reason']}")
                 if host["state"] == "idle":
                     waiting.discard(name)
-            time.sleep(0.05)
+            time.sleep(PACE)
 
     def use(self, names: list[str]) -> None:
         """A tenant with root is on the hosts."""
@@ -122,7 +123,7 @@ class Stage:
         inventory.write_text(json.dumps({"all": {"hosts": {name: self._variables(name)}}}))
         self.use([name])
         env = {key: said for key, said in os.environ.items() if not key.startswith("IRONYARD_")}
-        env |= {"ANSIBLE_CALLBACKS_ENABLED": "", "ANSIBLE_HOST_KEY_CHECKING": "False"}
+        env |= {"ANSIBLE_CALLBACKS_ENABLED": "minimal", "ANSIBLE_HOST_KEY_CHECKING": "False"}
         command = [
             str(Path(sys.executable).with_name("ansible-playbook")),
             *("-i", str(inventory), "playbooks/reclaim.yml", "--limit", name),
@@ -142,7 +143,8 @@ class Stage:
             "ansible_host": host.address,
             "ansible_user": host.user,
             "ansible_ssh_private_key_file": host.key_file,
-            "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
+            "ansible_ssh_args": "-o ControlMaster=auto -o ControlPersist=60s -o StrictHostKeyChecking=no"
+            " -o UserKnownHostsFile=/dev/null",
             "ironyard_host_name": name,
             "ironyard_manifest": manifest["manifest"],
             "ironyard_index_file": str(index),

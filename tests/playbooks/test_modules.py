@@ -105,6 +105,41 @@ def test_a_service_that_did_not_run_at_enrolment_is_what_systemd_started(
     assert (90 in [item.pid for item in found]) is is_foreign
 
 
+CRON = "/system.slice/cron.service"
+IPTABLES = process(90, 30, "/usr/sbin/iptables", CRON)
+OF_A_HELPER = process(91, 90, "/usr/sbin/modprobe", CRON)
+ROGUE = process(92, 1, "/usr/bin/sleep", "/docker/0123abcd")
+
+
+@pytest.mark.parametrize(
+    ("seen", "found"),
+    [
+        ([[IPTABLES], []], []),  # it ended by itself
+        ([[IPTABLES], [process(93, 30, "/usr/sbin/iptables", CRON)], []], []),  # a row of them
+        ([[IPTABLES, ROGUE], []], [92]),  # the other one does not wait
+        ([[OF_A_HELPER], []], [91]),
+        ([[process(94, 30, "/usr/sbin/sshd", CRON, command="sshd")], []], [94]),
+        ([[IPTABLES]] * 1000, [90]),  # it stays
+        ([[process(pid, 30, "/usr/sbin/iptables", CRON)] for pid in range(1000, 2000)], None),  # no end
+    ],
+)
+def test_a_helper_that_a_service_has_just_begun_may_end_by_itself(
+    monkeypatch: pytest.MonkeyPatch, seen: list[list[Process]], found: list[int] | None
+) -> None:
+    now = iter(range(10**6))
+    monkeypatch.setattr(processes.time, "monotonic", lambda: next(now) * 0.25)
+    monkeypatch.setattr(processes.time, "sleep", lambda _seconds: None)
+    own = processes.own
+    monkeypatch.setattr(processes, "own", lambda running: own(running, 22))
+    rows = iter(seen)
+    monkeypatch.setattr(processes, "scan", lambda: {one.pid: one for one in [*HOST, *next(rows)]})
+    answer = [one.pid for one in processes.find(MANIFEST)]
+    if found is None:
+        assert len(answer) == 1
+    else:
+        assert answer == found
+
+
 def test_people_are_not_part_of_the_services_record() -> None:
     running = {
         item.pid: item
