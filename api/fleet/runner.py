@@ -28,6 +28,12 @@ MESSAGE_LIMIT = 8000
 # New host keys are announced before they take effect, so that a run cut short can still be repeated.
 ARGUMENT_CHECK = "validate_argument_spec"
 ANNOUNCED = "announced_host_keys"
+ANOTHER_KEY = "REMOTE HOST IDENTIFICATION HAS CHANGED"
+OTHER_HOST = (
+    "The host answers with other SSH host keys than the ledger knows. If it was installed anew, enroll it again "
+    "and trust its new keys (`ironyard host re-enroll HOST --trust-new-host-key`); if not, find out who answers "
+    "at its address."
+)
 TASK_STATUS = {
     "runner_on_ok": "ok",
     "runner_on_failed": "failed",
@@ -95,6 +101,8 @@ class _Watcher:
             self.reporter.note(ANNOUNCED, result[ANNOUNCED])
         status = TASK_STATUS[kind]
         message = str(result.get("msg") or "")
+        if status == "unreachable" and ANOTHER_KEY in message:
+            message = OTHER_HOST
         if status in ("failed", "unreachable") and not data.get("ignore_errors"):
             self.failure = message or "failed without a message"
             self.failed_step = "connect" if status == "unreachable" else data.get("role") or self.step

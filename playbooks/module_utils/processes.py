@@ -187,13 +187,19 @@ def _find(manifest: dict[str, Any]) -> tuple[dict[int, Process], list[Process]]:
 
 
 def helper(process: Process, processes: dict[int, Process], manifest: dict[str, Any]) -> bool:
-    """Whether a process is in a recorded service, begun by systemd or by a program recorded for it."""
+    """Whether a process is in a recorded service, begun by systemd or by a program recorded for it.
+
+    Systemd's generators, which run whenever it reads its units, are beside it in init.scope.
+    """
     recorded = manifest["services"].get(process.unit)
     parent = processes.get(process.ppid)
-    if recorded is None or parent is None or "user.slice" in process.group:
+    if parent is None or process.command in SSHD:
         return False
-    began = parent.pid == 1 or (parent.unit == process.unit and parent.signature in recorded)
-    return began and process.command not in SSHD
+    if process.unit == "init.scope":
+        return parent.unit == "init.scope"
+    if recorded is None or "user.slice" in process.group:
+        return False
+    return parent.pid == 1 or (parent.unit == process.unit and parent.signature in recorded)
 
 
 def main_processes(processes: dict[int, Process], manifest: dict[str, Any]) -> set[int]:

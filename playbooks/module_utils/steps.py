@@ -162,8 +162,8 @@ def call(main: Callable[[], None], module: Any, arguments: dict[str, Any]) -> No
 
 def run_module(name: str, argument_spec: dict[str, Any], body: Body) -> None:
     """The whole of a module's main()."""
-    see_the_host()
     module, params = _opened(argument_spec)
+    see_the_host()
     succeeded, result = perform(Step(name, check=module.check_mode), params, body)
     small = {key: given for key, given in params.items() if key != "manifest"}
     result["invocation"] = {"module_args": small}  # nor for every result
@@ -176,11 +176,16 @@ def _opened(argument_spec: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The running AnsibleModule and the checked arguments."""
     if _CALL:
         from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+        from ansible.module_utils.errors import UnsupportedError
 
         module, arguments = _CALL[0]
         checked = ArgumentSpecValidator(argument_spec).validate(arguments)
-        if checked.error_messages:
-            module.fail_json(msg="; ".join(checked.error_messages))
+        if checked.errors.errors:
+            said = [
+                f"Unsupported parameters: {error.msg}" if isinstance(error, UnsupportedError) else error.msg
+                for error in checked.errors.errors
+            ]
+            module.fail_json(msg="; ".join(said))
         return module, checked.validated_parameters
     from ansible.module_utils.basic import AnsibleModule
 

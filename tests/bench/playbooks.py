@@ -86,14 +86,14 @@ class Stage:
 
     def wait(self, names: list[str]) -> None:
         """Until the hosts are idle. A host that fails ends the benchmark."""
-        waiting = set(names)
-        while waiting:
-            for name in sorted(waiting):
-                host = self.call("GET", f"/api/v1/hosts/{self.ids[name]}")
+        ids = {self.ids[name] for name in names}
+        while True:
+            hosts = [host for host in self.call("GET", "/api/v1/hosts")["items"] if host["id"] in ids]
+            for host in hosts:
                 if host["state"] == "maintenance":
-                    sys.exit(f"{name}: {host['failed_step']}: {host['failed_reason']}")
-                if host["state"] == "idle":
-                    waiting.discard(name)
+                    sys.exit(f"{host['name']}: {host['failed_step']}: {host['failed_reason']}")
+            if all(host["state"] == "idle" for host in hosts):
+                return
             time.sleep(PACE)
 
     def use(self, names: list[str]) -> None:
@@ -168,7 +168,9 @@ def stage() -> Iterator[Stage]:
             address = stack.enter_context(api_server(directory, url))
             stack.enter_context(worker_process(directory, url))
             made = Stage(lab, hosts, address, key, directory)
+            began = time.monotonic()
             made.enroll()
+            told(f"{HOSTS} hosts enrolled and clean", time.monotonic() - began)
             yield made
 
 
@@ -182,14 +184,19 @@ def _key(settings: Settings) -> str:
     return key
 
 
+def told(what: str, seconds: float) -> float:
+    print(f"{what}: {seconds:.1f} s", file=sys.stderr, flush=True)
+    return seconds
+
+
 def measure(made: Stage, rounds: int) -> Result:
     names = [host.name for host in made.hosts]
     single, steps = [], []
     for number in range(rounds):
-        single.append(made.reclaim([names[number % 2]]))
+        single.append(told("one host", made.reclaim([names[number % 2]])))
         steps.append(made.steps(names[number % 2]))
-    together = made.reclaim(names)
-    bare = statistics.median(made.bare(names[-1]) for _ in range(rounds))
+    together = told(f"{HOSTS} hosts at once", made.reclaim(names))
+    bare = statistics.median(told("the bare play", made.bare(names[-1])) for _ in range(rounds))
     one = statistics.median(single)
     return Result(
         reclaim_s=round(one, 2),

@@ -246,7 +246,7 @@ def test_a_lost_gpu_keeps_the_host_out(platform: Platform, fleet: dict[str, str]
                 ]
             },
             "connect",
-            "key",
+            "other SSH host keys",
         ),
     ],
 )

@@ -108,6 +108,7 @@ def test_a_service_that_did_not_run_at_enrolment_is_what_systemd_started(
 CRON = "/system.slice/cron.service"
 IPTABLES = process(90, 30, "/usr/sbin/iptables", CRON)
 OF_A_HELPER = process(91, 90, "/usr/sbin/modprobe", CRON)
+GENERATOR = process(95, 1, "/usr/lib/systemd/system-generators/systemd-fstab-generator", "/init.scope")
 ROGUE = process(92, 1, "/usr/bin/sleep", "/docker/0123abcd")
 
 
@@ -116,6 +117,8 @@ ROGUE = process(92, 1, "/usr/bin/sleep", "/docker/0123abcd")
     [
         ([[IPTABLES], []], []),  # it ended by itself
         ([[IPTABLES], [process(93, 30, "/usr/sbin/iptables", CRON)], []], []),  # a row of them
+        ([[GENERATOR], []], []),
+        ([[GENERATOR]] * 1000, [95]),
         ([[IPTABLES, ROGUE], []], [92]),  # the other one does not wait
         ([[OF_A_HELPER], []], [91]),
         ([[process(94, 30, "/usr/sbin/sshd", CRON, command="sshd")], []], [94]),
