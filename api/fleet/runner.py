@@ -30,9 +30,9 @@ ARGUMENT_CHECK = "validate_argument_spec"
 ANNOUNCED = "announced_host_keys"
 ANOTHER_KEY = "REMOTE HOST IDENTIFICATION HAS CHANGED"
 OTHER_HOST = (
-    "The host answers with other SSH host keys than the ledger knows. If it was installed anew, enroll it again "
-    "and trust its new keys (`ironyard host re-enroll HOST --trust-new-host-key`); if not, find out who answers "
-    "at its address."
+    "The host answers with other SSH host keys than the ledger knows. If it was installed anew, enroll it "
+    "again and trust its new keys (`ironyard host re-enroll HOST --trust-new-host-key`); if not, find out "
+    "who answers at its address."
 )
 TASK_STATUS = {
     "runner_on_ok": "ok",
