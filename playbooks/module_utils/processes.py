@@ -15,6 +15,7 @@ from ansible.module_utils.steps import run
 
 PROC = Path("/proc")
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD
+EXITING = 0x00000004  # PF_EXITING
 INTERPRETERS = re.compile(r"^(python|perl|ruby|node|bash|dash|sh|zsh|java)[\d.]*$")
 BEFORE_EXEC_SECONDS = 10.0
 HELPER_SECONDS = 2.0
@@ -51,6 +52,11 @@ class Process:
         return self.program
 
     @property
+    def exiting(self) -> bool:
+        """It has begun to end, and has lost its command line, program and control group already."""
+        return bool(self.flags & EXITING)
+
+    @property
     def kernel(self) -> bool:
         return bool(self.flags & KERNEL_THREAD)
 
@@ -70,28 +76,51 @@ def scan(proc: Path = PROC) -> dict[int, Process]:
 
 
 def look(pid: int, proc: Path = PROC) -> Process | None:
-    """One process, or None when it is gone."""
+    """One process, or None when it is gone.
+
+    One whose first thread has ended lives on in the others, one of which then speaks for it.
+    """
     here = proc / str(pid)
     try:
-        stat = (here / "stat").read_text(errors="replace")
         uid = here.stat().st_uid
+        stat = _stat(here)
+        started = int(stat[19])
+        if stat[0] in "ZX":
+            here = _living_thread(here) or here
+            stat = _stat(here)
         argv = (here / "cmdline").read_bytes().decode("utf-8", "replace").rstrip("\0")
         group = _group((here / "cgroup").read_text(errors="replace"))
     except OSError:
         return None
-    command, rest = stat[stat.index("(") + 1 : stat.rindex(")")], stat[stat.rindex(")") + 2 :].split()
     return Process(
         pid=pid,
-        ppid=int(rest[1]),
+        ppid=int(stat[1]),
         uid=uid,
-        state=rest[0],
-        flags=int(rest[6]),
-        started=int(rest[19]),
-        command=command,
+        state=stat[0],
+        flags=int(stat[6]),
+        started=started,
+        command=stat[-1],
         program=_program(here),
         argv=tuple(argv.split("\0")) if argv else (),
         group=group,
     )
+
+
+def _stat(here: Path) -> list[str]:
+    """The fields after the command, and the command as the last one."""
+    stat = (here / "stat").read_text(errors="replace")
+    command = stat[stat.index("(") + 1 : stat.rindex(")")]
+    return [*stat[stat.rindex(")") + 2 :].split(), command]
+
+
+def _living_thread(here: Path) -> Path | None:
+    for entry in (here / "task").iterdir():
+        try:
+            if _stat(entry)[0] not in "ZX":
+                return entry
+        except OSError:
+            continue
+    return None
 
 
 def _program(here: Path) -> str:
@@ -189,8 +218,11 @@ def _find(manifest: dict[str, Any]) -> tuple[dict[int, Process], list[Process]]:
 def helper(process: Process, processes: dict[int, Process], manifest: dict[str, Any]) -> bool:
     """Whether a process is in a recorded service, begun by systemd or by a program recorded for it.
 
-    Systemd's generators, which run whenever it reads its units, are beside it in init.scope.
+    Systemd's generators, which run whenever it reads its units, are beside it in init.scope. What is about to
+    end does not say any more where it was.
     """
+    if process.exiting:
+        return True
     recorded = manifest["services"].get(process.unit)
     parent = processes.get(process.ppid)
     if parent is None or process.command in SSHD:

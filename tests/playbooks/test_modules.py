@@ -109,6 +109,7 @@ CRON = "/system.slice/cron.service"
 IPTABLES = process(90, 30, "/usr/sbin/iptables", CRON)
 OF_A_HELPER = process(91, 90, "/usr/sbin/modprobe", CRON)
 GENERATOR = process(95, 1, "/usr/lib/systemd/system-generators/systemd-fstab-generator", "/init.scope")
+ENDING = process(96, 30, "", "/", flags=processes.EXITING, command="nvidia-smi", argv=(), state="R")
 ROGUE = process(92, 1, "/usr/bin/sleep", "/docker/0123abcd")
 
 
@@ -117,6 +118,8 @@ ROGUE = process(92, 1, "/usr/bin/sleep", "/docker/0123abcd")
     [
         ([[IPTABLES], []], []),  # it ended by itself
         ([[IPTABLES], [process(93, 30, "/usr/sbin/iptables", CRON)], []], []),  # a row of them
+        ([[ENDING], []], []),
+        ([[ENDING]] * 1000, [96]),
         ([[GENERATOR], []], []),
         ([[GENERATOR]] * 1000, [95]),
         ([[IPTABLES, ROGUE], []], [92]),  # the other one does not wait
@@ -169,6 +172,30 @@ def test_a_process_that_ignores_sigterm_is_killed() -> None:
         assert processes.end([one], grace=0.3) == []
         assert time.monotonic() - began < 5
         assert child.wait() == -9
+
+
+LEADERLESS = """
+import ctypes, threading, time
+threading.Thread(target=lambda: (print(1, flush=True), time.sleep(60))).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_is_alive_and_can_be_ended() -> None:
+    with subprocess.Popen([sys.executable, "-c", LEADERLESS], stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        child.stdout.readline()
+        stat = Path(f"/proc/{child.pid}/stat")
+        while stat.read_text().rpartition(") ")[2][0] != "Z":
+            time.sleep(0.01)
+        one = processes.look(child.pid)
+        assert one
+        assert one.state == "S"
+        assert processes.alive(one)
+        assert one.argv[1:] == ("-c", LEADERLESS)
+        assert one.program == str(Path(sys.executable).resolve())
+        assert processes.end([one], grace=0.3) == []
+        assert child.wait() < 0
 
 
 def test_a_recycled_process_number_is_left_alone() -> None:
