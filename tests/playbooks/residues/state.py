@@ -51,6 +51,14 @@ PROCESSES = (
         "setsid python3 /var/tmp/again.py &",
         "again.py",
     ),
+    Residue(
+        "a process whose first thread has ended",
+        "processes",
+        "printf 'import ctypes,threading,time\\nthreading.Thread(target=time.sleep,args=(72030,)).start()\\n"
+        "ctypes.CDLL(None).pthread_exit(None)\\n' >/var/tmp/headless.py; "
+        "setsid python3 /var/tmp/headless.py &",
+        "grep -l 'headles[s].py' /proc/[0-9]*/task/*/cmdline",
+    ),
     running(
         "a process in an idle platform unit's control group",
         "setsid sleep 72005 & pid=$!; "
