@@ -190,7 +190,7 @@ def test_a_process_whose_first_thread_has_ended_is_alive_and_can_be_ended() -> N
             time.sleep(0.01)
         one = processes.look(child.pid)
         assert one
-        assert one.state == "S"
+        assert one.state not in "ZX"
         assert processes.alive(one)
         assert one.argv[1:] == ("-c", LEADERLESS)
         assert one.program == str(Path(sys.executable).resolve())
