@@ -30,9 +30,18 @@ def read(allocation: Allocation, workspace: str, gpus: list[HeldGpu]) -> Allocat
         state=allocation.state,
         wanted=allocation.wanted,
         gpus=gpus,
+        why=allocation.why,
+        reason=allocation.reason,
+        priority=allocation.priority,
+        preemptible=allocation.preemptible,
+        preempt_at=allocation.preempt_at,
+        price_per_hour=allocation.price_per_hour,
+        currency=allocation.currency,
         created_at=allocation.created_at,
+        not_before=allocation.not_before,
         started_at=allocation.started_at,
         expires_at=allocation.expires_at,
+        ends_at=allocation.ends_at,
         ended_at=allocation.ended_at,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request
 from sqlmodel import col
 
 from api.allocations import discovery, queries, service
@@ -32,17 +32,10 @@ def claim(
     tx: Tx,
     actor: Claimer,
     request: Request,
-    response: Response,
-    idempotency_key: Annotated[
-        str | None, Header(min_length=1, max_length=128, description="makes a retry safe")
-    ] = None,
 ) -> AllocationRead:
     """All of the GPUs or none. `409` is `quota-exceeded` or `capacity-exceeded`, with the numbers."""
     settings = request.app.state.settings
-    allocation, slug, gpus = service.claim(tx, actor, asked, settings, idempotency_key=idempotency_key)
-    if gpus is None:
-        response.headers["Idempotency-Replayed"] = "true"
-        return queries.with_gpus(tx, [allocation])[0]
+    allocation, slug, gpus = service.claim(tx, actor, asked, settings)
     return queries.read(allocation, slug, gpus)
 
 

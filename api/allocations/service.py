@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,7 +22,7 @@ from api.fleet import placement
 from api.fleet.placement import Taken, Wanted
 from api.settings import Settings
 from api.workspaces import service as workspaces
-from api.workspaces.models import ALL_MODELS
+from api.workspaces.models import ALL_MODELS, Scope
 from api.workspaces.service import Tenant
 
 ALLOCATIONS, HOLDS = table(Allocation), table(Hold)
@@ -33,12 +32,21 @@ TICK = timedelta(microseconds=1)
 class QuotaExceeded(Conflict):
     code, title = "quota-exceeded", "The workspace's quota does not allow this"
 
-    def __init__(self, *, workspace: str, model: str | None, limit: int, used: int, asked: int) -> None:
+    def __init__(
+        self, *, workspace: str, scope: Scope, model: str | None, limit: int, used: int, asked: int
+    ) -> None:
         of = f" of {model}" if model else ""
+        who = {
+            Scope.WORKSPACE: workspace,
+            Scope.MEMBER: f"You in {workspace}",
+            Scope.ORGANISATION: f"The organisation of {workspace}",
+        }[scope]
+        verbs = ("may hold", "hold") if scope is Scope.MEMBER else ("may hold", "holds")
         super().__init__(
-            f"{workspace} may hold {limit} GPUs{of} and holds {used}; {asked} more were asked for. "
+            f"{who} {verbs[0]} {limit} GPUs{of} and {verbs[1]} {used}; {asked} more were asked for. "
             "Release some or ask an administrator for more.",
             workspace=workspace,
+            scope=scope,
             model=model,
             limit=limit,
             used=used,
@@ -46,24 +54,14 @@ class QuotaExceeded(Conflict):
         )
 
 
-class KeyReused(Conflict):
-    code, title = "idempotency-key-reused", "The Idempotency-Key belongs to another request"
-
-
 def claim(
-    tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings, *, idempotency_key: str | None = None
-) -> tuple[Allocation, str, list[HeldGpu] | None]:
+    tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings
+) -> tuple[Allocation, str, list[HeldGpu]]:
     """Hold GPUs, all or none: the allocation, the workspace's slug, the GPUs.
 
-    A repeated key answers with the first allocation, and None for the GPUs.
-
-    Raises QuotaExceeded, CapacityExceeded, KeyReused, Invalid (an end in the past or too far off).
+    Raises QuotaExceeded, CapacityExceeded, Invalid (an end in the past or too far off).
     """
     tenant = workspaces.lock_tenant(tx, actor, asked.workspace)
-    digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
-    earlier = _replayed(tx, actor, tenant.id, idempotency_key, digest)
-    if earlier is not None:
-        return earlier, tenant.slug, None
     now = clock.now()
     expires_at = _end(asked, now, settings)
     _check_quota(tenant, Counter({ALL_MODELS: asked.gpus}))
@@ -79,8 +77,7 @@ def claim(
         created_at=now,
         started_at=started_at,
         expires_at=expires_at,
-        idempotency_key=idempotency_key,
-        request_digest=digest,
+        ends_at=expires_at,
     )
     after = {"workspace": tenant.slug, "gpus": [gpu.uuid for gpu in taken]}
     _insert(tx, allocation, taken, audit.row(actor, "allocation.claimed", allocation.id, after=after))
@@ -93,6 +90,7 @@ def _insert(tx: Session, allocation: Allocation, taken: list[Taken], event: dict
             "id": new_id(),
             "allocation_id": allocation.id,
             "workspace_id": allocation.workspace_id,
+            "user_id": allocation.requested_by_id,
             "gpu_id": gpu.gpu_id,
             "host_id": gpu.host_id,
             "model": gpu.model,
@@ -129,11 +127,16 @@ def _held(gpu: Taken) -> HeldGpu:
 
 
 def _check_quota(tenant: Tenant, asked: Counter[str]) -> None:
-    for model, number in asked.items():
-        limit, used = tenant.limits.get(model, (None, 0))
-        if limit is not None and used + number > limit:
+    for limit in tenant.limits:
+        number = asked[limit.model]
+        if number and limit.hard is not None and limit.used + number > limit.hard:
             raise QuotaExceeded(
-                workspace=tenant.slug, model=model or None, limit=limit, used=used, asked=number
+                workspace=tenant.slug,
+                scope=limit.scope,
+                model=limit.model or None,
+                limit=limit.hard,
+                used=limit.used,
+                asked=number,
             )
 
 
@@ -151,23 +154,6 @@ def checked_end(end: datetime, now: datetime, settings: Settings) -> datetime:
             f"The end may be no later than {furthest:%Y-%m-%dT%H:%M:%SZ}.", latest=furthest.isoformat()
         )
     return end
-
-
-def _replayed(
-    tx: Session, actor: Actor, workspace_id: UUID, key: str | None, digest: str
-) -> Allocation | None:
-    if key is None:
-        return None
-    earlier = tx.execute(
-        sa.select(Allocation).where(
-            col(Allocation.workspace_id) == workspace_id,
-            col(Allocation.requested_by_id) == actor.user_id,
-            col(Allocation.idempotency_key) == key,
-        )
-    ).scalar_one_or_none()
-    if earlier is not None and earlier.request_digest != digest:
-        raise KeyReused("This Idempotency-Key was used for a different claim; use a new one.")
-    return earlier
 
 
 def get(tx: Session, actor: Actor, allocation_id: UUID) -> Allocation:

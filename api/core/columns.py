@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -61,3 +62,30 @@ class EnumText(sa.TypeDecorator[Any]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:  # noqa: ARG002
         return None if value is None else self.enum(value)
+
+
+class Exact(sa.TypeDecorator[Decimal]):
+    """A decimal with six places: NUMERIC on PostgreSQL; millionths in an INTEGER on SQLite, which has none.
+
+    Sums, comparisons and additions in SQL are exact on both. A value with more places is refused.
+    """
+
+    impl = sa.Numeric(20, 6)
+    cache_ok = True
+    UNIT = Decimal("0.000001")
+
+    def load_dialect_impl(self, dialect: Dialect) -> sa.types.TypeEngine[Any]:
+        return dialect.type_descriptor(sa.BigInteger() if dialect.name == "sqlite" else sa.Numeric(20, 6))
+
+    def process_bind_param(self, value: Decimal | int | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        exact = Decimal(value).quantize(self.UNIT)
+        if exact != value:
+            raise ValueError(f"{value} has more than six decimal places")
+        return int(exact.scaleb(6)) if dialect.name == "sqlite" else exact
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        if value is None:
+            return None
+        return Decimal(int(value)).scaleb(-6) if dialect.name == "sqlite" else Decimal(value)

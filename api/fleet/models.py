@@ -115,7 +115,14 @@ class Gpu(SQLModel, table=True):
     __tablename__ = "gpus"
     __table_args__ = (
         sa.Index("uq_gpus_uuid", "uuid", unique=True, sqlite_where=NOT_REMOVED, postgresql_where=NOT_REMOVED),
-        sa.Index("ix_gpus_free", "host_id", "index", sqlite_where=FREE_SQLITE, postgresql_where=FREE),
+        sa.Index(
+            "ix_gpus_free",
+            "host_lent",
+            "host_id",
+            "index",
+            sqlite_where=FREE_SQLITE,
+            postgresql_where=FREE,
+        ),
     )
 
     id: UUID = Field(default_factory=new_id, primary_key=True)
@@ -140,6 +147,11 @@ class Gpu(SQLModel, table=True):
     health_checked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     schedulable: bool = False
     held_by: UUID | None = Field(default=None, index=True)
+    # The planned end of the hold and of the clean after it; and from when it is reserved.
+    held_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    booked_from: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    # Whether its host is lent already: partly used hosts are filled first.
+    host_lent: bool = False
     free_since: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
     enrolled_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
     removed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)

@@ -7,6 +7,7 @@ from sqlmodel import SQLModel
 
 import api.allocations.models
 import api.core.audit
+import api.core.notices
 import api.core.operations.models
 import api.core.proof_keys
 import api.fleet.evidence
@@ -14,6 +15,7 @@ import api.fleet.group_models
 import api.fleet.health_models
 import api.fleet.models
 import api.identity.models
+import api.providers.models
 import api.workspaces.models  # noqa: F401
 
 context.configure(

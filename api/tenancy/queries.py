@@ -15,7 +15,7 @@ from api.fleet.lifecycle import State
 from api.fleet.models import Gpu, Host
 from api.identity.models import User
 from api.tenancy.models import Tenancy, TenancyHost, TenancyMember, TenancyQuota, TenancyWorkspace
-from api.workspaces.models import ALL_MODELS, Membership, Quota, Workspace
+from api.workspaces.models import ALL_MODELS, Membership, Quota, Resource, Scope, Workspace
 
 
 def freeze(tx: Session) -> None:
@@ -59,13 +59,15 @@ def _members(tx: Session) -> dict[UUID, list[TenancyMember]]:
 
 
 def _quotas(tx: Session) -> dict[UUID, TenancyQuota]:
-    statement = sa.select(col(Quota.workspace_id), col(Quota.model), col(Quota.gpu_limit))
+    statement = sa.select(col(Quota.workspace_id), col(Quota.model), col(Quota.hard_limit)).where(
+        col(Quota.scope) == Scope.WORKSPACE, col(Quota.resource) == Resource.GPUS
+    )
     found: dict[UUID, TenancyQuota] = defaultdict(lambda: TenancyQuota(gpus=0, models={}))
     for row in tx.execute(statement.order_by(col(Quota.model))):
         if row.model == ALL_MODELS:
-            found[row.workspace_id].gpus = row.gpu_limit
+            found[row.workspace_id].gpus = row.hard_limit or 0
         else:
-            found[row.workspace_id].models[row.model] = row.gpu_limit
+            found[row.workspace_id].models[row.model] = row.hard_limit or 0
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
@@ -13,7 +14,7 @@ from pydantic import Field as Member
 from sqlmodel import Field, SQLModel
 
 from api.core import clock
-from api.core.columns import EnumText, UtcDateTime
+from api.core.columns import EnumText, Exact, UtcDateTime
 from api.core.ids import new_id
 
 ALL_MODELS = ""
@@ -29,8 +30,39 @@ class WorkspaceRole(StrEnum):
 MAY_CLAIM = frozenset({WorkspaceRole.OWNER, WorkspaceRole.ADMIN, WorkspaceRole.MEMBER})
 
 
-class Workspace(SQLModel, table=True):
-    __tablename__ = "workspaces"
+class Approval(StrEnum):
+    """Who must agree to a claim before it holds anything."""
+
+    NONE = "none"
+    WORKSPACE = "workspace"  # an owner or admin of the workspace
+    OPERATOR = "operator"
+
+
+class Scope(StrEnum):
+    """The levels at which quotas and budgets apply; each contains the next."""
+
+    ORGANISATION = "organisation"
+    WORKSPACE = "workspace"
+    MEMBER = "member"
+
+
+class Resource(StrEnum):
+    """What is limited at any one time."""
+
+    GPUS = "gpus"
+    STORAGE = "storage_gib"
+    ENVIRONMENTS = "environments"
+
+
+class Spent(StrEnum):
+    """What is limited by the calendar month."""
+
+    GPU_SECONDS = "gpu_seconds"
+    MONEY = "money"
+
+
+class Organisation(SQLModel, table=True):
+    __tablename__ = "organisations"
 
     id: UUID = Field(default_factory=new_id, primary_key=True)
     slug: str = Field(unique=True)
@@ -38,30 +70,81 @@ class Workspace(SQLModel, table=True):
     created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
 
 
+class Workspace(SQLModel, table=True):
+    __tablename__ = "workspaces"
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    slug: str = Field(unique=True)
+    name: str
+    organisation_id: UUID = Field(foreign_key="organisations.id", index=True)
+    approval: Approval = Field(default=Approval.NONE, sa_type=EnumText(Approval))
+    time_zone: str = "UTC"
+    created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+
+
 class Membership(SQLModel, table=True):
+    """`id` is the scope of the member's own quotas."""
+
     __tablename__ = "memberships"
 
     workspace_id: UUID = Field(foreign_key="workspaces.id", primary_key=True)
     user_id: UUID = Field(foreign_key="users.id", primary_key=True, index=True)
+    id: UUID = Field(default_factory=new_id, unique=True)
     role: WorkspaceRole = Field(sa_type=EnumText(WorkspaceRole))
 
 
 class Quota(SQLModel, table=True):
-    """GPUs at once, for one model or (model empty) in all.
+    """A limit at any one time of an organisation, a workspace or a member (`scope_id` is a membership's id).
 
-    `gpus_held` is kept by triggers on the holds; another trigger refuses an increase past `gpu_limit`.
+    Of GPUs it is for one model or (model empty) for all. `used` counts: of GPUs, triggers on the holds keep it;
+    another trigger refuses an increase past `hard_limit`. A workspace has its row of GPUs of all models always.
     """
 
     __tablename__ = "quotas"
     __table_args__ = (
-        sa.CheckConstraint("gpu_limit >= 0", name="limit_not_negative"),
-        sa.CheckConstraint("gpus_held >= 0", name="held_not_negative"),
+        sa.CheckConstraint("hard_limit >= 0", name="limit_not_negative"),
+        sa.CheckConstraint("soft_limit >= 0", name="soft_not_negative"),
+        sa.CheckConstraint("used >= 0", name="used_not_negative"),
     )
 
-    workspace_id: UUID = Field(foreign_key="workspaces.id", primary_key=True)
+    scope_id: UUID = Field(primary_key=True)
+    resource: Resource = Field(default=Resource.GPUS, primary_key=True, sa_type=EnumText(Resource))
     model: str = Field(default=ALL_MODELS, primary_key=True)
-    gpu_limit: int
-    gpus_held: int = 0
+    scope: Scope = Field(sa_type=EnumText(Scope))
+    workspace_id: UUID | None = Field(default=None, foreign_key="workspaces.id", index=True)
+    hard_limit: int | None = Field(default=None, sa_type=sa.BigInteger)
+    soft_limit: int | None = Field(default=None, sa_type=sa.BigInteger)
+    used: int = Field(default=0, sa_type=sa.BigInteger)
+
+
+class Budget(SQLModel, table=True):
+    """A limit by the calendar month (of the workspace's time zone; an organisation's is UTC)."""
+
+    __tablename__ = "budgets"
+
+    scope_id: UUID = Field(primary_key=True)
+    resource: Spent = Field(primary_key=True, sa_type=EnumText(Spent))
+    scope: Scope = Field(sa_type=EnumText(Scope))
+    workspace_id: UUID | None = Field(default=None, foreign_key="workspaces.id", index=True)
+    hard_limit: Decimal | None = Field(default=None, sa_type=Exact)
+    soft_limit: Decimal | None = Field(default=None, sa_type=Exact)
+
+
+class BudgetPeriod(SQLModel, table=True):
+    """What is promised of a budget in one month: used, and yet to be used by what is held or reserved.
+
+    An increase of `committed` past the hard limit is refused by a trigger. `overrun` is what holds used past
+    their planned end, because nobody was there to end them.
+    """
+
+    __tablename__ = "budget_periods"
+
+    scope_id: UUID = Field(primary_key=True)
+    resource: Spent = Field(primary_key=True, sa_type=EnumText(Spent))
+    period_start: datetime = Field(primary_key=True, sa_type=UtcDateTime)
+    period_end: datetime = Field(sa_type=UtcDateTime)
+    committed: Decimal = Field(default=Decimal(0), sa_type=Exact)
+    overrun: Decimal = Field(default=Decimal(0), sa_type=Exact)
 
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
@@ -85,6 +168,9 @@ class WorkspaceRead(BaseModel):
     id: UUID
     slug: str
     name: str
+    organisation_id: UUID
+    approval: Approval
+    time_zone: str
     created_at: datetime
 
 
@@ -104,7 +190,7 @@ class QuotaSet(BaseModel):
 
 class QuotaRead(BaseModel):
     model: str | None = Member(description="null: of all models together")
-    gpu_limit: int
+    gpu_limit: int | None
     gpus_held: int
 
 

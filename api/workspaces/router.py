@@ -84,4 +84,4 @@ def remove_member(workspace: str, user_id: UUID, tx: Tx, actor: Administrator) -
 
 
 def _read(row: Quota) -> QuotaRead:
-    return QuotaRead(model=row.model or None, gpu_limit=row.gpu_limit, gpus_held=row.gpus_held)
+    return QuotaRead(model=row.model or None, gpu_limit=row.hard_limit, gpus_held=row.used)

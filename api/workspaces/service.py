@@ -20,10 +20,15 @@ from api.identity import service as identity
 from api.workspaces.models import (
     ALL_MODELS,
     MAY_CLAIM,
+    Approval,
+    Budget,
     Membership,
     MembershipRead,
+    Organisation,
     Quota,
     QuotaSet,
+    Resource,
+    Scope,
     Workspace,
     WorkspaceCreate,
     WorkspaceRole,
@@ -33,11 +38,12 @@ from api.workspaces.models import (
 def create(tx: Session, actor: Actor, asked: WorkspaceCreate, *, default_quota: int) -> Workspace:
     if tx.execute(sa.select(col(Workspace.id)).where(col(Workspace.slug) == asked.slug)).first():
         raise Exists(f"A workspace {asked.slug} exists already.")
-    workspace = Workspace(slug=asked.slug, name=asked.name)
+    organisation = tx.execute(sa.select(Organisation).order_by(col(Organisation.id)).limit(1)).scalar_one()
+    workspace = Workspace(slug=asked.slug, name=asked.name, organisation_id=organisation.id)
     tx.add(workspace)
     tx.flush()
     limit = default_quota if asked.gpus is None else asked.gpus
-    tx.add(Quota(workspace_id=workspace.id, gpu_limit=limit))
+    tx.add(_gpu_quota(workspace, ALL_MODELS, limit))
     if actor.user_id is not None:
         tx.add(Membership(workspace_id=workspace.id, user_id=actor.user_id, role=WorkspaceRole.OWNER))
     audit.record(tx, actor, "workspace.created", workspace.id, after={"slug": asked.slug, "gpus": limit})
@@ -67,25 +73,73 @@ def get(tx: Session, actor: Actor, workspace: UUID | str) -> Workspace:
     return found
 
 
+def _gpu_quota(workspace: Workspace, model: str, limit: int | None) -> Quota:
+    return Quota(
+        scope_id=workspace.id,
+        resource=Resource.GPUS,
+        model=model,
+        scope=Scope.WORKSPACE,
+        workspace_id=workspace.id,
+        hard_limit=limit,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a scope may hold of one model (empty: of all) and what it holds."""
+
+    scope: Scope
+    model: str
+    hard: int | None
+    soft: int | None
+    used: int
+
+
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A workspace about to change what it holds. `limits`: limit and GPUs held by model, empty for all."""
+    """A workspace about to change what it holds, its quotas of GPUs locked.
+
+    `limits` are those of its organisation, its own and the acting member's. `role` is None for one who acts as
+    an operator.
+    """
 
     id: UUID
     slug: str
-    limits: dict[str, tuple[int, int]]
+    organisation_id: UUID
+    member_id: UUID | None
+    role: WorkspaceRole | None
+    approval: Approval
+    time_zone: str
+    budgeted: bool
+    limits: tuple[Limit, ...]
 
 
 @cache
 def _tenant_by(column: str) -> sa.Select[Any]:
-    own, quota, member = table(Workspace), table(Quota), table(Membership)
+    own, quota, member, budget = table(Workspace), table(Quota), table(Membership), table(Budget)
     mine = sa.and_(member.c.workspace_id == own.c.id, member.c.user_id == sa.bindparam("user_id"))
+    scopes = (own.c.id, own.c.organisation_id, member.c.id)
+    budgeted = sa.exists().where(budget.c.scope_id.in_(scopes)).correlate(own, member)
     return (
-        sa.select(own.c.id, own.c.slug, quota.c.model, quota.c.gpu_limit, quota.c.gpus_held, member.c.role)
-        .join(quota, quota.c.workspace_id == own.c.id)
-        .outerjoin(member, mine)
+        sa.select(
+            own.c.id,
+            own.c.slug,
+            own.c.organisation_id,
+            own.c.approval,
+            own.c.time_zone,
+            member.c.id.label("member_id"),
+            member.c.role,
+            budgeted.label("budgeted"),
+            quota.c.scope,
+            quota.c.model,
+            quota.c.hard_limit,
+            quota.c.soft_limit,
+            quota.c.used,
+        )
+        .select_from(own.outerjoin(member, mine))
+        .join(quota, sa.and_(quota.c.scope_id.in_(scopes), quota.c.resource == Resource.GPUS))
         .where(own.c[column] == sa.bindparam("workspace"))
-        .order_by(quota.c.model)
+        .order_by(quota.c.scope_id, quota.c.model)
         .with_for_update(of=quota)
     )
 
@@ -100,7 +154,19 @@ def lock_tenant(tx: Session, actor: Actor, workspace: UUID | str) -> Tenant:
     first = rows[0]
     if first.role not in MAY_CLAIM and not actor.operates:
         raise Forbidden(f"Your role in {first.slug} is {first.role}; claiming needs member, admin or owner.")
-    return Tenant(first.id, first.slug, {row.model: (row.gpu_limit, row.gpus_held) for row in rows})
+    return Tenant(
+        id=first.id,
+        slug=first.slug,
+        organisation_id=first.organisation_id,
+        member_id=first.member_id,
+        role=first.role,
+        approval=first.approval,
+        time_zone=first.time_zone,
+        budgeted=first.budgeted,
+        limits=tuple(
+            Limit(row.scope, row.model, row.hard_limit, row.soft_limit, row.used) for row in rows
+        ),
+    )
 
 
 def slugs(tx: Session, ids: set[UUID]) -> dict[UUID, str]:
@@ -109,21 +175,25 @@ def slugs(tx: Session, ids: set[UUID]) -> dict[UUID, str]:
 
 
 def quotas(tx: Session, workspace_id: UUID) -> list[Quota]:
-    own = sa.select(Quota).where(col(Quota.workspace_id) == workspace_id).order_by(col(Quota.model))
-    return list(tx.execute(own).scalars())
+    return list(tx.execute(_own_quotas(workspace_id)).scalars())
+
+
+def _own_quotas(workspace_id: UUID) -> sa.Select[Quota]:
+    own = sa.and_(col(Quota.scope_id) == workspace_id, col(Quota.resource) == Resource.GPUS)
+    return sa.select(Quota).where(own).order_by(col(Quota.model))
 
 
 def set_quota(tx: Session, actor: Actor, workspace_id: UUID, asked: QuotaSet) -> list[Quota]:
     workspace = get(tx, actor, workspace_id)
-    own = sa.select(Quota).where(col(Quota.workspace_id) == workspace.id).order_by(col(Quota.model))
+    own = _own_quotas(workspace.id)
     present = {row.model: row for row in tx.execute(own.with_for_update()).scalars()}
-    before = {model or "all": row.gpu_limit for model, row in present.items()}
+    before = {model or "all": row.hard_limit for model, row in present.items()}
     wanted = {ALL_MODELS: asked.gpus} | asked.models
     for model, limit in wanted.items():
         if model in present:
-            present[model].gpu_limit = limit
+            present[model].hard_limit = limit
         else:
-            tx.add(Quota(workspace_id=workspace.id, model=model, gpu_limit=limit))
+            tx.add(_gpu_quota(workspace, model, limit))
     for model in present.keys() - wanted.keys():
         tx.delete(present[model])
     after = {model or "all": limit for model, limit in wanted.items()}
