@@ -45,9 +45,17 @@ class Settings(BaseSettings):
     one_time_password_lifetime: int = Field(default=24 * 3600, ge=60)
     administrator_email: str = "admin@ironyard.local"
 
+    idempotency_lifetime: int = Field(
+        default=24 * 3600, ge=60, description="how long an Idempotency-Key is kept"
+    )
+
     default_gpu_quota: int = Field(default=8, ge=0)
     allocation_lifetime: int = Field(default=7 * 86400, ge=60, description="when a claim names no end")
     allocation_lifetime_limit: int = Field(default=90 * 86400, ge=60)
+    allocation_grace: int = Field(default=0, ge=0, description="time after the planned end, before the end")
+    cleaning_gap: int = Field(default=900, ge=0, description="kept free after an end, before a reservation")
+    reservation_horizon: int = Field(default=180 * 86400, ge=60, description="how far ahead one may reserve")
+    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$", description="ISO 4217; of rates and budgets")
 
     worker_concurrency: int = Field(default=4, ge=1, le=64)
     worker_heartbeat: float = Field(default=2.0, gt=0)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, wraps
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from functools import lru_cache, partial, wraps
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import sqlalchemy as sa
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 from sqlalchemy import event
 from sqlalchemy.orm import Session
+
+from api.core import answers, idempotency, retries
+from api.core.exchange import REQUEST, RESPONSE, SAFE_METHODS, is_read, route_of
 
 if TYPE_CHECKING:
     from sqlmodel import SQLModel
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_MS = 30_000
 READ_ONLY = "ironyard_read_only"
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+T = TypeVar("T")
 
 
 def make_engine(settings: Settings) -> sa.Engine:
@@ -70,6 +73,13 @@ class Database:
         with Session(self.engine, expire_on_commit=False, info=dict(self.info)) as tx, tx.begin():
             yield tx
 
+    def run(self, work: Callable[[Session], T], *, reading: bool = False) -> T:
+        """What `work` returns, committed; a lost race or a dead connection makes it run again, whole."""
+        engine = self.reading if reading else self.engine
+        with Session(engine, expire_on_commit=False, info=dict(self.info)) as tx:
+            where = partial(getattr, work, "__qualname__", "worker")
+            return retries.committed(tx, partial(work, tx), where=where, reading=reading)
+
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
         """A transaction that only reads; on SQLite it does not queue behind the writer."""
@@ -77,15 +87,18 @@ class Database:
             yield tx
 
 
-async def session(request: Request) -> AsyncIterator[Session]:
+async def session(request: Request, response: Response) -> AsyncIterator[Session]:
     """The request's transaction: begun at the first statement, committed before the response leaves.
 
     Opening a session touches no connection. A `TransactionalRoute` has committed in the endpoint's own thread
     already; another route's work is committed here, and that of an endpoint that failed is rolled back.
     """
     database: Database = request.app.state.database
-    engine = database.reading if request.method in SAFE_METHODS else database.engine
-    tx = Session(engine, expire_on_commit=False, info=dict(database.info))
+    reads = request.method in SAFE_METHODS
+    info = {**database.info, REQUEST: request, RESPONSE: response}
+    if not reads and idempotency.HEADER in request.headers:
+        info[idempotency.ASKED] = await idempotency.asked(request)
+    tx = Session(database.reading if reads else database.engine, expire_on_commit=False, info=info)
     try:
         yield tx
         if tx.in_transaction():
@@ -96,23 +109,38 @@ async def session(request: Request) -> AsyncIterator[Session]:
 
 
 class TransactionalRoute(APIRoute):
-    """Commits when the endpoint has returned: one trip to a thread for both, no answer before the commit."""
+    """Commits when the endpoint has returned: one trip to a thread for both, no answer before the commit.
+
+    After a lost race the endpoint runs again, with the same arguments and in a fresh transaction: it changes
+    nothing but what its transaction takes back. One that changes something and knows its `actor` takes an
+    Idempotency-Key; one that answers 412 takes `If-Match`, one that answers 304 `If-None-Match`.
+    """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, _committing(endpoint), **options)
+        takes = inspect.signature(endpoint).parameters.keys()
+        if "tx" in takes:
+            changes = not SAFE_METHODS.issuperset(options.get("methods") or ["GET"])
+            options = answers.described(options, keyed=changes and "actor" in takes)
+            endpoint = self._committing(endpoint)
+        super().__init__(path, endpoint, **options)
 
+    def _committing(self, endpoint: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(endpoint)
+        def committing(*, tx: Session, **arguments: Any) -> Any:
+            work = partial(endpoint, tx=tx, **arguments)
+            asked, actor = tx.info.get(idempotency.ASKED), arguments.get("actor")
+            keyed = asked is not None and actor is not None
+            if asked is not None and actor is not None:
+                work = partial(idempotency.once, tx, asked, actor, partial(self._answer, tx, work))
+            return retries.committed(
+                tx, work, where=partial(route_of, tx), repeatable=keyed, reading=is_read(tx)
+            )
 
-def _committing(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    if "tx" not in inspect.signature(endpoint).parameters:
-        return endpoint
+        return committing
 
-    @wraps(endpoint)
-    def committing(*, tx: Session, **arguments: Any) -> Any:
-        answer = endpoint(tx=tx, **arguments)
-        tx.commit()
-        return answer
-
-    return committing
+    def _answer(self, tx: Session, work: Callable[[], Any]) -> Response:
+        """What FastAPI would make of the endpoint's result, made while its transaction is open."""
+        return answers.response(work(), self.response_model, self.status_code or 200, tx.info[RESPONSE])
 
 
 Tx = Annotated[Session, Depends(session, scope="function")]

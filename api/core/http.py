@@ -7,15 +7,16 @@ import re
 import time
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.core import errors, metrics
+from api.core.etags import NotModified
 from api.core.ids import new_id
 
 log = logging.getLogger("ironyard.http")
@@ -41,6 +42,7 @@ _MEANINGS = {
     403: "The role does not allow this",
     404: "No such thing, or not visible to you",
     409: "Conflicts with the present state; `code` tells how",
+    412: "It has changed since you looked; `etag` is the present one",
     413: "The body is too large",
     422: "The request is not valid; `errors` lists where",
     503: "Not ready; try again",
@@ -67,6 +69,11 @@ def answer(request: Request, problem: errors.Problem) -> JSONResponse:
 async def _on_problem(request: Request, problem: Exception) -> JSONResponse:
     assert isinstance(problem, errors.Problem)
     return answer(request, problem)
+
+
+async def _on_not_modified(_request: Request, known: Exception) -> Response:
+    assert isinstance(known, NotModified)
+    return Response(status_code=304, headers={"ETag": known.etag})
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
@@ -107,10 +114,12 @@ async def _on_anything(request: Request, error: Exception) -> JSONResponse:
 
 def install(app: FastAPI, *, body_limit: int, report_limit: int) -> None:
     app.add_exception_handler(errors.Problem, _on_problem)
+    app.add_exception_handler(NotModified, _on_not_modified)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(IntegrityError, _on_integrity)
     app.add_exception_handler(OperationalError, _on_database)
+    app.add_exception_handler(InterfaceError, _on_database)
     app.add_exception_handler(Exception, _on_anything)
     app.add_middleware(Envelope, body_limit=body_limit, report_limit=report_limit)
 

@@ -27,6 +27,12 @@ SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
     registry=None,
 )
+TRANSACTION_RETRIES = Counter(
+    "ironyard_transaction_retries_total",
+    "Transactions run again after a lost race or a dead connection",
+    ["route", "reason"],
+    registry=None,
+)
 
 Rows = Iterable[tuple[tuple[str, ...], float]]
 Probe = tuple[str, str, tuple[str, ...], Callable[[], Rows]]
@@ -55,7 +61,7 @@ def exposition(probes: list[Probe]) -> bytes:
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     else:
-        registry.register(REQUESTS)
-        registry.register(SECONDS)
+        for collector in (REQUESTS, SECONDS, TRANSACTION_RETRIES):
+            registry.register(collector)
     registry.register(_Probes(probes))
     return generate_latest(registry)
