@@ -9,12 +9,14 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Query, Request
 from sqlmodel import col
 
+from api.core import etags
 from api.core.access import Actor, Permission, needs
 from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
 from api.core.pagination import Page, Pages, fetch
 from api.identity import service
 from api.identity.models import (
+    ApiKey,
     ApiKeyCreate,
     ApiKeyCreated,
     ApiKeyRead,
@@ -44,10 +46,10 @@ def sign_in(asked: SignIn, tx: Tx, request: Request) -> Token:
     )
 
 
-@router.get("/auth/me", summary="Who am I", responses=problems(401, 403))
+@router.get("/auth/me", summary="Who am I", responses=problems(401, 403) | etags.NOT_MODIFIED)
 def me(tx: Tx, actor: Self) -> UserRead:
     assert actor.user_id is not None
-    return UserRead.model_validate(service.get_user(tx, actor.user_id))
+    return _user(tx, service.get_user(tx, actor.user_id))
 
 
 @router.post(
@@ -71,10 +73,24 @@ def create_key(asked: ApiKeyCreate, tx: Tx, actor: Self) -> ApiKeyCreated:
     return ApiKeyCreated(**ApiKeyRead.model_validate(key).model_dump(), key=secret)
 
 
-@router.delete("/api-keys/{key_id}", summary="Revoke an API key", responses=problems(401, 403, 404, 422))
+@router.get(
+    "/api-keys/{key_id}",
+    summary="Look at one of my API keys",
+    responses=problems(401, 403, 404, 422) | etags.NOT_MODIFIED,
+)
+def get_key(key_id: UUID, tx: Tx, actor: Self) -> ApiKeyRead:
+    return _key(tx, service.get_key(tx, actor, key_id))
+
+
+@router.delete("/api-keys/{key_id}", summary="Revoke an API key", responses=problems(401, 403, 404, 412, 422))
 def revoke_key(key_id: UUID, tx: Tx, actor: Self) -> ApiKeyRead:
     """It is refused everywhere within a second."""
-    return ApiKeyRead.model_validate(service.revoke_key(tx, actor, key_id))
+    etags.check(tx, lambda: service.key_version(service.get_key(tx, actor, key_id, lock=True)))
+    return _key(tx, service.revoke_key(tx, actor, key_id))
+
+
+def _key(tx: Tx, key: ApiKey) -> ApiKeyRead:
+    return etags.tag(tx, service.key_version(key), ApiKeyRead.model_validate(key))
 
 
 @router.get("/admin/users", summary="List users", responses=problems(401, 403, 422))
@@ -98,10 +114,24 @@ def create_user(asked: UserCreate, tx: Tx, actor: Administrator, request: Reques
     return UserCreated(**UserRead.model_validate(user).model_dump(), one_time_password=password)
 
 
+@router.get(
+    "/admin/users/{user_id}",
+    summary="Look at one user",
+    responses=problems(401, 403, 404, 422) | etags.NOT_MODIFIED,
+)
+def get_user(user_id: UUID, tx: Tx, actor: Administrator) -> UserRead:  # noqa: ARG001
+    return _user(tx, service.get_user(tx, user_id))
+
+
 @router.patch(
     "/admin/users/{user_id}",
     summary="Change a user's role or status",
-    responses=problems(401, 403, 404, 409, 422),
+    responses=problems(401, 403, 404, 409, 412, 422),
 )
 def update_user(user_id: UUID, asked: UserUpdate, tx: Tx, actor: Administrator) -> UserRead:
-    return UserRead.model_validate(service.update_user(tx, actor, user_id, asked))
+    etags.check(tx, lambda: service.user_version(service.lock_user(tx, user_id)))
+    return _user(tx, service.update_user(tx, actor, user_id, asked))
+
+
+def _user(tx: Tx, user: User) -> UserRead:
+    return etags.tag(tx, service.user_version(user), UserRead.model_validate(user))

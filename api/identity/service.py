@@ -13,7 +13,7 @@ from pwdlib import PasswordHash
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from api.core import audit, clock
+from api.core import audit, clock, etags
 from api.core.access import Actor, Role, system
 from api.core.errors import Conflict, Exists, Invalid, NotFound, Unauthenticated
 from api.core.operations import syncs
@@ -101,9 +101,7 @@ def create_user(tx: Session, actor: Actor, asked: UserCreate, *, lifetime: int) 
 
 
 def update_user(tx: Session, actor: Actor, user_id: UUID, asked: UserUpdate) -> User:
-    user = tx.get(User, user_id, with_for_update=True)
-    if user is None:
-        raise NotFound(f"There is no user {user_id}.")
+    user = lock_user(tx, user_id)
     if user.id == actor.user_id:
         raise Conflict("You cannot change your own role or status; ask another administrator.")
     before = {"role": user.role, "active": user.active}
@@ -118,6 +116,18 @@ def update_user(tx: Session, actor: Actor, user_id: UUID, asked: UserUpdate) -> 
 
 def get_user(tx: Session, user_id: UUID) -> User:
     user = tx.get(User, user_id)
+    if user is None:
+        raise NotFound(f"There is no user {user_id}.")
+    return user
+
+
+def user_version(user: User) -> str:
+    """What administrators change of a user; a password is the user's own."""
+    return etags.version(user, aside={"password_hash", "password_expires_at", "token_generation"})
+
+
+def lock_user(tx: Session, user_id: UUID) -> User:
+    user = tx.get(User, user_id, with_for_update=True)
     if user is None:
         raise NotFound(f"There is no user {user_id}.")
     return user
@@ -150,10 +160,19 @@ def list_keys(tx: Session, actor: Actor) -> list[ApiKey]:
     return list(tx.execute(own).scalars())
 
 
-def revoke_key(tx: Session, actor: Actor, key_id: UUID) -> ApiKey:
-    key = tx.get(ApiKey, key_id, with_for_update=True)
+def get_key(tx: Session, actor: Actor, key_id: UUID, *, lock: bool = False) -> ApiKey:
+    key = tx.get(ApiKey, key_id, with_for_update=lock or None)
     if key is None or key.user_id != actor.user_id:
         raise NotFound(f"You have no API key {key_id}.")
+    return key
+
+
+def key_version(key: ApiKey) -> str:
+    return etags.version(key, aside={"last_used_at"})
+
+
+def revoke_key(tx: Session, actor: Actor, key_id: UUID) -> ApiKey:
+    key = get_key(tx, actor, key_id, lock=True)
     if key.revoked_at is None:
         key.revoked_at = clock.now()
         audit.record(tx, actor, "api_key.revoked", key.id, before={"name": key.name})

@@ -84,24 +84,23 @@ class TokenAuthenticator:
 
     def _by_token(self, token: str) -> Actor:
         user_id, generation = self.tokens.read(token)
-        with self.database.snapshot() as tx:
-            user = tx.get(User, user_id)
+        user = self.database.run(lambda tx: tx.get(User, user_id), reading=True)
         if user is None or not user.active or generation != user.token_generation:
             raise Unauthenticated(REFUSED)
         return Actor(name=user.email, role=user.role, user_id=user.id)
 
     def _by_key(self, key: str) -> Actor:
-        with self.database.snapshot() as tx:
-            found = tx.execute(
-                sa.select(ApiKey, User)
-                .join(User, col(User.id) == col(ApiKey.user_id))
-                .where(col(ApiKey.digest) == digest(key), col(ApiKey.revoked_at).is_(None), col(User.active))
-            ).one_or_none()
+        statement = (
+            sa.select(ApiKey, User)
+            .join(User, col(User.id) == col(ApiKey.user_id))
+            .where(col(ApiKey.digest) == digest(key), col(ApiKey.revoked_at).is_(None), col(User.active))
+        )
+        found = self.database.run(lambda tx: tx.execute(statement).one_or_none(), reading=True)
         if found is None:
             raise Unauthenticated(REFUSED)
         stored, user = found
         now = clock.now()
         if stored.last_used_at is None or now - stored.last_used_at > LAST_USED_RESOLUTION:
-            with self.database.transaction() as tx:
-                tx.execute(sa.update(ApiKey).where(col(ApiKey.id) == stored.id).values(last_used_at=now))
+            used = sa.update(ApiKey).where(col(ApiKey.id) == stored.id).values(last_used_at=now)
+            self.database.run(lambda tx: tx.execute(used))
         return Actor(name=user.email, role=user.role, user_id=user.id, key_id=stored.id)
