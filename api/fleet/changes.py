@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from api.core import audit
+from api.core import audit, etags
 from api.core.access import Actor
 from api.core.crypto import SecretBox
 from api.core.db import table
@@ -22,6 +22,15 @@ from api.fleet.requests import HostChange
 
 REACHED_BY = ("address", "port", "ssh_user", "key_reference", "host_keys")
 AT_REST = (State.NEW, State.IDLE, State.MAINTENANCE)
+# What checks and runs find out of a host, without anybody changing it.
+FOUND_OUT = frozenset(
+    {"facts", "health_current", "health_verdict", "health_checked_at", "health_tried_at", "gpus_reset_at"}
+)
+
+
+def version(host: Host) -> str:
+    """Another one whenever somebody changed the host or moved it to another state."""
+    return etags.version(host, aside=FOUND_OUT)
 
 
 def change(

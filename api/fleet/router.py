@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Member
 
+from api.core import etags
 from api.core.access import Actor, Permission, needs
 from api.core.crypto import SecretBox
 from api.core.db import TransactionalRoute, Tx
-from api.core.errors import Invalid
 from api.core.http import problems
 from api.core.operations import service as operations
 from api.core.operations.lifecycle import Event as OperationEvent
@@ -21,7 +21,7 @@ from api.core.operations.models import LogLine, Operation, OperationRead
 from api.core.pagination import Page, Pages
 from api.fleet import changes, draining, playbooks, queries, service
 from api.fleet.lifecycle import Event, State
-from api.fleet.models import GpuRead, Health, HostDetail, HostRead
+from api.fleet.models import GpuRead, Health, Host, HostDetail, HostRead
 from api.fleet.operations import BY_HAND, finish_by_hand
 from api.fleet.reports import PlayReport, PlayStats
 from api.fleet.requests import Drain, EnrollAgain, HostChange, HostCreate, Reason
@@ -29,10 +29,8 @@ from api.fleet.requests import Drain, EnrollAgain, HostChange, HostCreate, Reaso
 router = APIRouter(prefix="/api/v1", tags=["fleet"], route_class=TransactionalRoute)
 Reader = Annotated[Actor, needs(Permission.FLEET_READ)]
 Operator = Annotated[Actor, needs(Permission.FLEET_OPERATE)]
-IdempotencyKey = Annotated[
-    str | None, Header(min_length=1, max_length=128, description="the same key gives the same operation")
-]
 FAULTS = problems(401, 403, 404, 409, 422)
+REFUSALS = problems(401, 403, 404, 409, 412, 422)
 NO_REASON = Reason()
 TO_MAINTENANCE = Drain()
 
@@ -61,41 +59,47 @@ def list_hosts(
 
 
 @router.post("/hosts", status_code=202, summary="Enroll a host", responses=problems(401, 403, 409, 413, 422))
-def create_host(
-    asked: HostCreate, tx: Tx, actor: Operator, request: Request, idempotency_key: IdempotencyKey = None
-) -> HostAccepted:
+def create_host(asked: HostCreate, tx: Tx, actor: Operator, request: Request) -> HostAccepted:
     """Records the host and starts its enrollment; follow the operation."""
-    earlier = operations.replayed(tx, actor, idempotency_key)
-    if earlier is not None:
-        host = service.get(tx, earlier.subject_id)
-        if host.name != asked.name:
-            raise Invalid(f"This Idempotency-Key was used to enroll {host.name}; use a new one.")
-        return HostAccepted(host=queries.detail(tx, host), operation=OperationRead.model_validate(earlier))
     box: SecretBox = request.app.state.secret_box
     host = service.register(tx, actor, asked, box)
     operation = None
     if asked.enroll:
         service.fire(tx, actor, host.id, Event.ENROLL)
-        operation = service.start(tx, actor, host, service.ENROLL, idempotency_key=idempotency_key)
+        operation = service.start(tx, actor, host, service.ENROLL)
     accepted = OperationRead.model_validate(operation) if operation else None
     return HostAccepted(host=queries.detail(tx, host), operation=accepted)
 
 
-@router.get("/hosts/{host_id}", summary="Look at one host", responses=problems(401, 403, 404, 422))
+@router.get(
+    "/hosts/{host_id}",
+    summary="Look at one host",
+    responses=problems(401, 403, 404, 422) | etags.NOT_MODIFIED,
+)
 def get_host(host_id: UUID, tx: Tx, actor: Reader) -> HostDetail:  # noqa: ARG001
-    return queries.detail(tx, service.get(tx, host_id))
+    return _detail(tx, service.get(tx, host_id))
 
 
-@router.patch("/hosts/{host_id}", summary="Change what is recorded of a host", responses=FAULTS)
+def _detail(tx: Tx, host: Host) -> HostDetail:
+    tx.flush()
+    return etags.tag(tx, changes.version(host), queries.detail(tx, host))
+
+
+def _as_seen(tx: Tx, host_id: UUID) -> None:
+    """Go on only if the host is as the request's `If-Match` says."""
+    etags.check(tx, lambda: changes.version(service.lock(tx, host_id)))
+
+
+@router.patch("/hosts/{host_id}", summary="Change what is recorded of a host", responses=REFUSALS)
 def change_host(host_id: UUID, asked: HostChange, tx: Tx, actor: Operator, request: Request) -> HostDetail:
     """For a host at rest that nobody holds. Another address or key is not tried; verify does that.
 
     New host keys are trusted only when they are given, or forgotten with an empty list.
     """
+    _as_seen(tx, host_id)
     state = request.app.state
     reimages = bool(state.settings.reimage_command)
-    host = changes.change(tx, actor, host_id, asked, state.secret_box, reimages=reimages)
-    return queries.detail(tx, host)
+    return _detail(tx, changes.change(tx, actor, host_id, asked, state.secret_box, reimages=reimages))
 
 
 @router.get("/gpus", summary="List GPUs", responses=problems(401, 403, 422))
@@ -124,63 +128,71 @@ def list_gpus(
 
 
 @router.post(
-    "/admin/machines/{host_id}/enroll", status_code=202, summary="Enroll a host again", responses=FAULTS
+    "/admin/machines/{host_id}/enroll", status_code=202, summary="Enroll a host again", responses=REFUSALS
 )
 def enroll_again(host_id: UUID, tx: Tx, actor: Operator, asked: EnrollAgain = EnrollAgain()) -> OperationRead:
+    _as_seen(tx, host_id)
     operation = service.request(
         tx, actor, host_id, Event.ENROLL, service.ENROLL, trust_new_host_key=asked.trust_new_host_key
     )
     return OperationRead.model_validate(operation)
 
 
-@router.post("/admin/machines/{host_id}/reclaim", status_code=202, summary="Reclaim a host", responses=FAULTS)
+@router.post(
+    "/admin/machines/{host_id}/reclaim", status_code=202, summary="Reclaim a host", responses=REFUSALS
+)
 def reclaim(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) -> OperationRead:
     """Cleans the host from step one and proves it: `idle`, or `maintenance` with the failed step."""
+    _as_seen(tx, host_id)
     operation = service.request(tx, actor, host_id, Event.RECLAIM, service.RECLAIM, reason=asked.reason)
     return OperationRead.model_validate(operation)
 
 
 @router.post(
-    "/admin/machines/{host_id}/verify", status_code=202, summary="Check an idle host", responses=FAULTS
+    "/admin/machines/{host_id}/verify", status_code=202, summary="Check an idle host", responses=REFUSALS
 )
 def verify(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) -> OperationRead:
     """Compares the host with its manifest; it is not lent meanwhile."""
+    _as_seen(tx, host_id)
     operation = service.request(tx, actor, host_id, Event.CHECK, service.VERIFY, reason=asked.reason)
     return OperationRead.model_validate(operation)
 
 
-@router.post("/admin/machines/{host_id}/retire", status_code=202, summary="Retire a host", responses=FAULTS)
+@router.post("/admin/machines/{host_id}/retire", status_code=202, summary="Retire a host", responses=REFUSALS)
 def retire(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) -> OperationRead:
     """It leaves the fleet at once; the operation then takes our own traces off the machine."""
+    _as_seen(tx, host_id)
     operation = service.request(tx, actor, host_id, Event.RETIRE, service.RETIRE, reason=asked.reason)
     return OperationRead.model_validate(operation)
 
 
-@router.post("/admin/machines/{host_id}/maintenance", summary="Put a host in maintenance", responses=FAULTS)
+@router.post("/admin/machines/{host_id}/maintenance", summary="Put a host in maintenance", responses=REFUSALS)
 def maintenance(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) -> HostDetail:
     """Only a full reclaim leads back from there."""
-    return queries.detail(tx, service.maintain(tx, actor, host_id, asked.reason))
+    _as_seen(tx, host_id)
+    return _detail(tx, service.maintain(tx, actor, host_id, asked.reason))
 
 
-@router.post("/admin/machines/{host_id}/cordon", summary="Take no new claims on a host", responses=FAULTS)
+@router.post("/admin/machines/{host_id}/cordon", summary="Take no new claims on a host", responses=REFUSALS)
 def cordon(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) -> HostDetail:
-    host = service.cordon(tx, actor, host_id, cordoned=True, reason=asked.reason)
-    return queries.detail(tx, host)
+    _as_seen(tx, host_id)
+    return _detail(tx, service.cordon(tx, actor, host_id, cordoned=True, reason=asked.reason))
 
 
-@router.post("/admin/machines/{host_id}/drain", summary="Let a host run empty", responses=FAULTS)
+@router.post("/admin/machines/{host_id}/drain", summary="Let a host run empty", responses=REFUSALS)
 def drain(host_id: UUID, tx: Tx, actor: Operator, asked: Drain = TO_MAINTENANCE) -> HostDetail:
     """It takes no new claims. When its last GPU is given back and it is clean, it goes where it was sent.
 
     A clean that fails keeps it in `maintenance`. Uncordon it to change your mind.
     """
-    return queries.detail(tx, draining.drain(tx, actor, host_id, asked.to, asked.reason))
+    _as_seen(tx, host_id)
+    return _detail(tx, draining.drain(tx, actor, host_id, asked.to, asked.reason))
 
 
-@router.post("/admin/machines/{host_id}/uncordon", summary="Take claims on a host again", responses=FAULTS)
+@router.post("/admin/machines/{host_id}/uncordon", summary="Take claims on a host again", responses=REFUSALS)
 def uncordon(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) -> HostDetail:
-    host = service.cordon(tx, actor, host_id, cordoned=False, reason=asked.reason)
-    return queries.detail(tx, host)
+    _as_seen(tx, host_id)
+    return _detail(tx, service.cordon(tx, actor, host_id, cordoned=False, reason=asked.reason))
 
 
 class RunsBegin(BaseModel):
