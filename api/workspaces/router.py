@@ -8,12 +8,14 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request
 from sqlmodel import col
 
+from api.core import etags
 from api.core.access import Actor, Permission, needs
 from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
 from api.core.pagination import Page, Pages, fetch
-from api.workspaces import service
+from api.workspaces import service, versions
 from api.workspaces.models import (
+    Membership,
     MembershipRead,
     MembershipSet,
     Quota,
@@ -28,6 +30,8 @@ router = APIRouter(prefix="/api/v1/workspaces", tags=["workspaces"], route_class
 Reader = Annotated[Actor, needs(Permission.WORKSPACES_READ)]
 Administrator = Annotated[Actor, needs(Permission.WORKSPACES_ADMINISTER)]
 FAULTS = problems(401, 403, 404, 409, 422)
+LOOKS = FAULTS | etags.NOT_MODIFIED
+REFUSALS = problems(401, 403, 404, 409, 412, 422)
 
 
 @router.get("", summary="List the workspaces that I see", responses=problems(401, 403, 422))
@@ -44,25 +48,30 @@ def list_workspaces(
 @router.post("", status_code=201, summary="Create a workspace", responses=problems(401, 403, 409, 422))
 def create_workspace(asked: WorkspaceCreate, tx: Tx, actor: Administrator, request: Request) -> WorkspaceRead:
     default = request.app.state.settings.default_gpu_quota
-    return WorkspaceRead.model_validate(service.create(tx, actor, asked, default_quota=default))
+    return _workspace(tx, service.create(tx, actor, asked, default_quota=default))
 
 
-@router.get("/{workspace}", summary="Look at one workspace", responses=FAULTS)
+@router.get("/{workspace}", summary="Look at one workspace", responses=LOOKS)
 def get_workspace(workspace: str, tx: Tx, actor: Reader) -> WorkspaceRead:
     """By id or slug."""
-    return WorkspaceRead.model_validate(service.get(tx, actor, workspace))
+    return _workspace(tx, service.get(tx, actor, workspace))
 
 
-@router.get("/{workspace}/quotas", summary="See limits and what is held against them", responses=FAULTS)
+def _workspace(tx: Tx, row: Workspace) -> WorkspaceRead:
+    return etags.tag(tx, versions.of_workspace(row), WorkspaceRead.model_validate(row))
+
+
+@router.get("/{workspace}/quotas", summary="See limits and what is held against them", responses=LOOKS)
 def get_quotas(workspace: str, tx: Tx, actor: Reader) -> list[QuotaRead]:
     found = service.get(tx, actor, workspace)
-    return [_read(row) for row in service.quotas(tx, found.id)]
+    return _quotas(tx, service.quotas(tx, found.id))
 
 
-@router.put("/{workspace}/quotas", summary="Set the quota", responses=FAULTS)
+@router.put("/{workspace}/quotas", summary="Set the quota", responses=REFUSALS)
 def set_quotas(workspace: str, asked: QuotaSet, tx: Tx, actor: Administrator) -> list[QuotaRead]:
     found = service.get(tx, actor, workspace)
-    return [_read(row) for row in service.set_quota(tx, actor, found.id, asked)]
+    etags.check(tx, lambda: versions.locked_quotas(tx, found.id))
+    return _quotas(tx, service.set_quota(tx, actor, found.id, asked))
 
 
 @router.get("/{workspace}/members", summary="List members", responses=FAULTS)
@@ -70,18 +79,26 @@ def list_members(workspace: str, tx: Tx, actor: Reader) -> list[MembershipRead]:
     return service.members(tx, actor, service.get(tx, actor, workspace).id)
 
 
-@router.put("/{workspace}/members/{user_id}", summary="Add a member or change a role", responses=FAULTS)
+@router.put("/{workspace}/members/{user_id}", summary="Add a member or change a role", responses=REFUSALS)
 def set_member(
     workspace: str, user_id: UUID, asked: MembershipSet, tx: Tx, actor: Administrator
 ) -> MembershipRead:
     found = service.get(tx, actor, workspace)
-    return service.set_member(tx, actor, found.id, user_id, asked.role)
+    etags.check(tx, lambda: versions.locked_member(tx, found.id, user_id))
+    member = service.set_member(tx, actor, found.id, user_id, asked.role)
+    tx.flush()
+    return etags.tag(tx, versions.of_member(tx.get_one(Membership, (found.id, user_id))), member)
 
 
-@router.delete("/{workspace}/members/{user_id}", status_code=204, summary="Remove a member", responses=FAULTS)
+@router.delete(
+    "/{workspace}/members/{user_id}", status_code=204, summary="Remove a member", responses=REFUSALS
+)
 def remove_member(workspace: str, user_id: UUID, tx: Tx, actor: Administrator) -> None:
-    service.remove_member(tx, actor, service.get(tx, actor, workspace).id, user_id)
+    found = service.get(tx, actor, workspace)
+    etags.check(tx, lambda: versions.locked_member(tx, found.id, user_id))
+    service.remove_member(tx, actor, found.id, user_id)
 
 
-def _read(row: Quota) -> QuotaRead:
-    return QuotaRead(model=row.model or None, gpu_limit=row.hard_limit, gpus_held=row.used)
+def _quotas(tx: Tx, rows: list[Quota]) -> list[QuotaRead]:
+    read = [QuotaRead(model=row.model or None, gpu_limit=row.hard_limit, gpus_held=row.used) for row in rows]
+    return etags.tag(tx, versions.of_quotas(rows), read)
