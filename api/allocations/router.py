@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Request
 from sqlmodel import col
 
-from api.allocations import discovery, queries, service
+from api.allocations import claims, discovery, queries, service
 from api.allocations.lifecycle import State
 from api.allocations.models import Allocation, AllocationRead, ClaimRequest, ExtendRequest
 from api.core.access import Actor, Permission, needs, needs_or_token
@@ -35,8 +35,8 @@ def claim(
 ) -> AllocationRead:
     """All of the GPUs or none. `409` is `quota-exceeded` or `capacity-exceeded`, with the numbers."""
     settings = request.app.state.settings
-    allocation, slug, gpus = service.claim(tx, actor, asked, settings)
-    return queries.read(allocation, slug, gpus)
+    made = claims.claim(tx, actor, asked, settings)
+    return queries.read(made.allocation, made.workspace, made.gpus)
 
 
 @router.get("/allocations", summary="List allocations, newest first", responses=problems(401, 403, 404, 422))

@@ -18,6 +18,8 @@ from sqlalchemy.orm import Session
 from api.core import answers, idempotency, retries
 from api.core.exchange import REQUEST, RESPONSE, SAFE_METHODS, is_read, route_of
 
+from api.core.columns import Exact
+
 if TYPE_CHECKING:
     from sqlmodel import SQLModel
 
@@ -73,18 +75,38 @@ class Database:
         with Session(self.engine, expire_on_commit=False, info=dict(self.info)) as tx, tx.begin():
             yield tx
 
-    def run(self, work: Callable[[Session], T], *, reading: bool = False) -> T:
-        """What `work` returns, committed; a lost race or a dead connection makes it run again, whole."""
+    def run(
+        self,
+        work: Callable[[Session], T],
+        *,
+        reading: bool = False,
+        repeatable: bool = False,
+        patience: float = 0.0,
+    ) -> T:
+        """What `work` returns, committed; a lost race or a dead connection makes it run again, whole.
+
+        The options are those of `retries.committed`, which tells what it raises.
+        """
         engine = self.reading if reading else self.engine
         with Session(engine, expire_on_commit=False, info=dict(self.info)) as tx:
-            where = partial(getattr, work, "__qualname__", "worker")
-            return retries.committed(tx, partial(work, tx), where=where, reading=reading)
+            return retries.committed(
+                tx,
+                partial(work, tx),
+                where=partial(_name, work),
+                reading=reading,
+                repeatable=repeatable,
+                patience=patience,
+            )
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
         """A transaction that only reads; on SQLite it does not queue behind the writer."""
         with Session(self.reading, expire_on_commit=False, info=dict(self.info)) as tx, tx.begin():
             yield tx
+
+
+def _name(work: Callable[..., Any]) -> str:
+    return str(getattr(getattr(work, "func", work), "__qualname__", "unnamed"))
 
 
 async def session(request: Request, response: Response) -> AsyncIterator[Session]:
@@ -179,10 +201,16 @@ def _insert_statement(shape: tuple[tuple[sa.Table, tuple[str, ...], int], ...]) 
     inserts = []
     for part, (into, names, rows) in enumerate(shape):
         values = [
-            sa.select(*(sa.bindparam(f"{part}_{row}_{name}", type_=into.c[name].type) for name in names))
+            sa.select(*(_typed(f"{part}_{row}_{name}", into.c[name].type) for name in names))
             for row in range(rows)
         ]
         source = values[0] if rows == 1 else sa.union_all(*values)
         inserts.append(sa.insert(into).from_select(names, source, include_defaults=False))
     *others, last = inserts
     return last.add_cte(*(other.cte(f"part_{number}") for number, other in enumerate(others)))
+
+
+def _typed(name: str, kind: sa.types.TypeEngine[Any]) -> sa.ColumnElement[Any]:
+    """A parameter that PostgreSQL knows the type of, even where it is NULL."""
+    bound = sa.bindparam(name, type_=kind)
+    return sa.cast(bound, kind) if isinstance(kind, Exact) else bound

@@ -64,5 +64,7 @@ def tell(
         "facts": facts,
     }
     insert = sqlite.insert if is_sqlite(tx) else postgresql.insert
-    done = tx.execute(insert(table(Notice)).values(row).on_conflict_do_nothing().returning(table(Notice).c.id))
+    done = tx.execute(
+        insert(table(Notice)).values(row).on_conflict_do_nothing().returning(table(Notice).c.id)
+    )
     return done.first() is not None

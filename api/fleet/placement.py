@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from api.core.access import Actor
+from api.core.columns import UtcDateTime
 from api.core.db import is_sqlite, table
 from api.core.errors import Conflict
 from api.fleet import service
@@ -45,6 +47,7 @@ class Wanted:
     same_host: bool = False
     nvlink: bool = False
     exclusive_host: bool = False
+    mig_profile: str | None = None
 
     def describe(self) -> dict[str, Any]:
         named = {
@@ -55,6 +58,7 @@ class Wanted:
             "same_host": self.same_host,
             "nvlink": self.nvlink,
             "exclusive_host": self.exclusive_host,
+            "mig_profile": self.mig_profile,
         }
         return {"gpus": self.count} | {name: value for name, value in named.items() if value}
 
@@ -85,6 +89,7 @@ class Taken:
     uuid: str
     model: str
     memory_mib: int
+    region: str
 
 
 class CapacityExceeded(Conflict):
@@ -92,29 +97,39 @@ class CapacityExceeded(Conflict):
 
 
 def take(
-    tx: Session, actor: Actor, wanted: Wanted, holder: UUID, at: datetime
-) -> tuple[list[Taken], datetime]:
-    """Mark free GPUs as held by `holder`; also the moment from which they are, `at` or a little later.
+    tx: Session,
+    actor: Actor,
+    groups: Sequence[Wanted],
+    holder: UUID,
+    at: datetime,
+    *,
+    until: datetime,
+    spread: bool = False,  # noqa: ARG001
+    separate: bool = False,  # noqa: ARG001
+) -> tuple[list[Taken], datetime, dict[str, Any]]:
+    """Mark free GPUs as held by `holder` until `until`; also the moment from which they are, and why these.
 
-    Raises CapacityExceeded, naming what is short.
+    That moment is `at` or a little later. Raises CapacityExceeded, naming what is short.
 
-    Hosts are filled one after the other in the order of their enrollment; GPUs that must be together come
-    from the host that they fit most tightly. Free GPUs that another claim is looking at are skipped; only
-    when that leaves too few does this one wait for those claims to end.
+    Partly used hosts are filled before others are begun, in the order of their enrollment; GPUs that must be
+    together come from the host that they fit most tightly. Free GPUs that another claim is looking at are
+    skipped; only when that leaves too few does this one wait for those claims to end.
     """
-    if wanted.same_host or wanted.nvlink or wanted.exclusive_host:
-        rows = _take_together(tx, wanted, holder)
-    else:
-        rows = _take_any(tx, wanted, holder)
-    if not rows:
-        raise _shortage(tx, wanted)
-    rows.sort(key=lambda row: (row.host_id, row.index))
+    rows: list[Any] = []
+    for wanted in groups:
+        together = wanted.same_host or wanted.nvlink or wanted.exclusive_host
+        found = (_take_together if together else _take_any)(tx, wanted, holder, until)
+        if not found:
+            raise _shortage(tx, wanted, until)
+        rows += sorted(found, key=lambda row: (row.host_id, row.index))
     since = _claim_hosts(tx, actor, rows, at)
     # Clocks of several processes differ: a hold never begins before its GPU was free and its host lent.
     began = max(since, *(row.free_since for row in rows))
-    return [
-        Taken(row.id, row.host_id, row.host, row.index, row.uuid, row.model, row.memory_mib) for row in rows
-    ], began
+    return [_taken(row) for row in rows], began, {}
+
+
+def _taken(row: Any) -> Taken:
+    return Taken(row.id, row.host_id, row.host, row.index, row.uuid, row.model, row.memory_mib, row.region)
 
 
 def give_back(tx: Session, actor: Actor, holder: UUID, at: datetime, *, reason: str) -> None:
@@ -125,15 +140,24 @@ def give_back(tx: Session, actor: Actor, holder: UUID, at: datetime, *, reason: 
         service.end_checks(tx, actor, host_id, reason=reason)
     for host_id in host_ids:
         service.lock(tx, host_id)
-    tx.execute(sa.update(GPU).where(GPU.c.held_by == holder).values(held_by=None, free_since=at))
+    freed = {"held_by": None, "held_until": None, "free_since": at}
+    tx.execute(sa.update(GPU).where(GPU.c.held_by == holder).values(freed))
     for host_id in host_ids:
         if service.held_gpus(tx, host_id) == 0:
             service.fire(tx, actor, host_id, Event.RELEASE, reason=reason, at=at)
 
 
+def hold_until(tx: Session, holder: UUID, until: datetime) -> None:
+    """Move the planned end of what `holder` holds; the database refuses one that runs into a reservation."""
+    tx.execute(sa.update(GPU).where(GPU.c.held_by == holder).values(held_until=until))
+
+
 def _free(shape: Shape) -> sa.ColumnElement[bool]:
     """What the index of free GPUs holds, so nothing more is said: a removed GPU is never schedulable."""
-    return sa.and_(GPU.c.schedulable, GPU.c.held_by.is_(None), *_filters(shape))
+    unbooked = sa.or_(
+        GPU.c.booked_from.is_(None), GPU.c.booked_from >= sa.bindparam("until", type_=UtcDateTime)
+    )
+    return sa.and_(GPU.c.schedulable, GPU.c.held_by.is_(None), unbooked, *_filters(shape))
 
 
 def _matches(shape: Shape) -> sa.ColumnElement[bool]:
@@ -164,7 +188,9 @@ def _update(picked: sa.Select[Any]) -> Any:
     return (
         sa.update(GPU)
         .where(GPU.c.id.in_(sa.select(chosen.c.id)))
-        .values(held_by=sa.bindparam("holder", type_=sa.Uuid))
+        .values(
+            held_by=sa.bindparam("holder", type_=sa.Uuid), held_until=sa.bindparam("until", type_=UtcDateTime)
+        )
         .returning(
             GPU.c.id,
             GPU.c.host_id,
@@ -172,6 +198,8 @@ def _update(picked: sa.Select[Any]) -> Any:
             GPU.c.uuid,
             GPU.c.model,
             GPU.c.memory_mib,
+            GPU.c.region,
+            GPU.c.host_lent,
             GPU.c.free_since,
             *HOST_COLUMNS,
         )
@@ -188,7 +216,9 @@ def _anywhere(shape: Shape, *, waiting: bool) -> Any:
     if waiting:
         return _update(free.order_by(GPU.c.id).with_for_update())
     # The order of the index of free GPUs: the first are found without looking at the rest.
-    return _update(free.order_by(GPU.c.host_id, GPU.c.index).with_for_update(skip_locked=True))
+    return _update(
+        free.order_by(GPU.c.host_lent.desc(), GPU.c.host_id, GPU.c.index).with_for_update(skip_locked=True)
+    )
 
 
 @lru_cache(maxsize=256)
@@ -214,8 +244,8 @@ def _here(shape: Shape) -> Any:
     return _update(sa.select(GPU.c.id).where(_free(shape), *here).order_by(GPU.c.index).with_for_update())
 
 
-def _take_any(tx: Session, wanted: Wanted, holder: UUID) -> list[Any]:
-    parameters = wanted.parameters(holder=holder)
+def _take_any(tx: Session, wanted: Wanted, holder: UUID, until: datetime) -> list[Any]:
+    parameters = wanted.parameters(holder=holder, until=until)
     # One GPU is taken or not: there is nothing to let go of before waiting.
     attempt = tx.begin_nested() if wanted.count > 1 and not is_sqlite(tx) else None
     rows = list(tx.execute(_anywhere(wanted.shape, waiting=False), parameters))
@@ -226,20 +256,20 @@ def _take_any(tx: Session, wanted: Wanted, holder: UUID) -> list[Any]:
     elif attempt:
         attempt.commit()
     if len(rows) < wanted.count:  # let go, so that the shortage is counted as others see it
-        tx.execute(sa.update(GPU).where(GPU.c.held_by == holder).values(held_by=None))
+        tx.execute(sa.update(GPU).where(GPU.c.held_by == holder).values(held_by=None, held_until=None))
         return []
     return rows
 
 
-def _take_together(tx: Session, wanted: Wanted, holder: UUID) -> list[Any]:
-    for group in list(tx.execute(_candidates(wanted.shape), wanted.parameters())):
+def _take_together(tx: Session, wanted: Wanted, holder: UUID, until: datetime) -> list[Any]:
+    for group in list(tx.execute(_candidates(wanted.shape), wanted.parameters(until=until))):
         count = wanted.count
         if wanted.exclusive_host:
             whole = sa.select(sa.func.count()).where(
                 GPU.c.host_id == group.host_id, GPU.c.removed_at.is_(None)
             )
             count = tx.execute(whole).scalar_one()
-        more = {"holder": holder, "here": group.host_id, "want": count}
+        more = {"holder": holder, "until": until, "here": group.host_id, "want": count}
         attempt = tx.begin_nested()
         rows = list(
             tx.execute(
@@ -281,10 +311,12 @@ def _claim_idle(tx: Session, actor: Actor, host_id: UUID, at: datetime) -> datet
     return at
 
 
-def _shortage(tx: Session, wanted: Wanted) -> CapacityExceeded:
+def _shortage(tx: Session, wanted: Wanted, until: datetime) -> CapacityExceeded:
     given, labels = wanted.shape
     anywhere = (given - {"whole"}, labels)
-    free = tx.execute(sa.select(sa.func.count()).where(_free(wanted.shape)), wanted.parameters()).scalar_one()
+    free = tx.execute(
+        sa.select(sa.func.count()).where(_free(wanted.shape)), wanted.parameters(until=until)
+    ).scalar_one()
     matching = tx.execute(
         sa.select(sa.func.count()).where(_matches(anywhere)), wanted.parameters()
     ).scalar_one()

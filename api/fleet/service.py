@@ -49,10 +49,7 @@ class HostHeld(Conflict):
 
 
 def lock(tx: Session, host_id: UUID) -> Host:
-    """The host, locked, its GPUs before it: a claim takes GPUs and then their host, so that is the order."""
-    tx.execute(
-        sa.select(col(Gpu.id)).where(col(Gpu.host_id) == host_id).order_by(col(Gpu.id)).with_for_update()
-    )
+    """The host, locked, and then its GPUs: nobody who has a GPU waits for its host."""
     host = tx.execute(
         sa.select(Host)
         .where(col(Host.id) == host_id)
@@ -61,6 +58,9 @@ def lock(tx: Session, host_id: UUID) -> Host:
     ).scalar_one_or_none()
     if host is None:
         raise NotFound(f"There is no host {host_id}.")
+    tx.execute(
+        sa.select(col(Gpu.id)).where(col(Gpu.host_id) == host_id).order_by(col(Gpu.id)).with_for_update()
+    )
     return host
 
 
@@ -264,7 +264,7 @@ def reschedule(tx: Session, host: Host) -> None:
     tx.execute(
         sa.update(table(Gpu))
         .where(col(Gpu.host_id) == host.id)
-        .values(schedulable=healthy if may else sa.false())
+        .values(schedulable=healthy if may else sa.false(), host_lent=host.state is State.ALLOCATED)
     )
 
 

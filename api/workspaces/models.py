@@ -94,10 +94,10 @@ class Membership(SQLModel, table=True):
 
 
 class Quota(SQLModel, table=True):
-    """A limit at any one time of an organisation, a workspace or a member (`scope_id` is a membership's id).
+    """A limit at any one time, of an organisation, a workspace or a member (then of the membership's id).
 
-    Of GPUs it is for one model or (model empty) for all. `used` counts: of GPUs, triggers on the holds keep it;
-    another trigger refuses an increase past `hard_limit`. A workspace has its row of GPUs of all models always.
+    Of GPUs it is for one model or (model empty) for all. `used` counts: of GPUs, triggers on the holds keep
+    it; another trigger refuses an increase past `hard_limit`. A workspace always has its row of all GPUs.
     """
 
     __tablename__ = "quotas"

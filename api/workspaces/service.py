@@ -99,8 +99,8 @@ class Limit:
 class Tenant:
     """A workspace about to change what it holds, its quotas of GPUs locked.
 
-    `limits` are those of its organisation, its own and the acting member's. `role` is None for one who acts as
-    an operator.
+    `limits` are those of its organisation, its own and the acting member's. `role` is None for one who acts
+    as an operator.
     """
 
     id: UUID
@@ -163,9 +163,7 @@ def lock_tenant(tx: Session, actor: Actor, workspace: UUID | str) -> Tenant:
         approval=first.approval,
         time_zone=first.time_zone,
         budgeted=first.budgeted,
-        limits=tuple(
-            Limit(row.scope, row.model, row.hard_limit, row.soft_limit, row.used) for row in rows
-        ),
+        limits=tuple(Limit(row.scope, row.model, row.hard_limit, row.soft_limit, row.used) for row in rows),
     )
 
 

@@ -243,9 +243,7 @@ def _allocations_anew() -> None:
         "id, workspace_id, requested_by_id, requested_by, state, wanted, created_at, started_at, "
         "expires_at, ended_at"
     )
-    op.execute(
-        f"INSERT INTO allocations_next ({names}, ends_at) SELECT {names}, expires_at FROM allocations"
-    )
+    op.execute(f"INSERT INTO allocations_next ({names}, ends_at) SELECT {names}, expires_at FROM allocations")
     op.drop_table("allocations")
     op.rename_table("allocations_next", "allocations")
 

@@ -1,0 +1,230 @@
+"""Claims: all that was asked for, or nothing. Each is one transaction of the caller's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from api.allocations import window
+from api.allocations.lifecycle import Event, State, advance
+from api.allocations.models import Allocation, ClaimRequest, GroupRequest, HeldGpu, Hold, Placement
+from api.allocations.window import Window
+from api.core import audit, clock
+from api.core.access import Actor
+from api.core.db import insert_together, table
+from api.core.errors import Conflict
+from api.core.ids import new_id
+from api.fleet import placement
+from api.fleet.placement import Taken, Wanted
+from api.providers import rates
+from api.settings import Settings
+from api.workspaces import service as workspaces
+from api.workspaces.models import ALL_MODELS, Scope
+from api.workspaces.service import Tenant
+
+ALLOCATIONS, HOLDS = table(Allocation), table(Hold)
+
+
+class QuotaExceeded(Conflict):
+    code, title = "quota-exceeded", "A quota does not allow this"
+
+    def __init__(
+        self, *, workspace: str, scope: Scope, model: str | None, limit: int, used: int, asked: int
+    ) -> None:
+        of = f" of {model}" if model else ""
+        who = {
+            Scope.WORKSPACE: f"{workspace} may hold {limit} GPUs{of} and holds {used}",
+            Scope.MEMBER: f"You may hold {limit} GPUs{of} in {workspace} and hold {used}",
+            Scope.ORGANISATION: f"The organisation of {workspace} may hold {limit} GPUs{of} and holds {used}",
+        }[scope]
+        super().__init__(
+            f"{who}; {asked} more were asked for. Release some or ask an administrator for more.",
+            workspace=workspace,
+            scope=scope,
+            model=model,
+            limit=limit,
+            used=used,
+            asked=asked,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a claim led to; `gpus` is empty while it holds nothing yet."""
+
+    allocation: Allocation
+    workspace: str
+    gpus: list[HeldGpu]
+
+
+def claim(tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings) -> Claimed:
+    """Hold GPUs, all or none.
+
+    Raises QuotaExceeded, CapacityExceeded, Invalid (an end in the past or too far off).
+    """
+    tenant = workspaces.lock_tenant(tx, actor, asked.workspace)
+    now = clock.now()
+    span = window.of(asked, now, settings)
+    allocation = Allocation(
+        id=new_id(),
+        workspace_id=tenant.id,
+        requested_by_id=actor.user_id,
+        requested_by=actor.name,
+        wanted=describe(asked),
+        created_at=now,
+        not_before=span.starts_at if span.later else None,
+        duration_seconds=asked.duration_seconds,
+        expires_at=span.expires_at,
+        ends_at=span.ends_at,
+        priority=asked.priority,
+        preemptible=asked.preemptible,
+    )
+    return grant(tx, actor, tenant, allocation, span, settings)
+
+
+def grant(
+    tx: Session, actor: Actor, tenant: Tenant, allocation: Allocation, span: Window, settings: Settings
+) -> Claimed:
+    """Make an allocation active: new, or one that waited. The tenant is locked.
+
+    Raises QuotaExceeded, CapacityExceeded.
+    """
+    groups = wanted_groups(allocation.wanted)
+    check_quota(tenant, Counter({ALL_MODELS: sum(group.count for group in groups)}))
+    taken, started_at, why = placement.take(
+        tx,
+        actor,
+        groups,
+        allocation.id,
+        span.starts_at,
+        until=span.free_at,
+        spread=allocation.wanted.get("placement") == Placement.SPREAD,
+        separate=bool(allocation.wanted.get("separate_hosts")),
+    )
+    check_quota(tenant, Counter(gpu.model for gpu in taken) + Counter({ALL_MODELS: len(taken)}))
+    prices = _prices(tx, taken, started_at)
+    waited = sa.inspect(allocation).persistent
+    before = allocation.state if waited else None
+    if waited:
+        advance(allocation.state, Event.GRANT)
+    allocation.state, allocation.started_at, allocation.why = State.ACTIVE, started_at, why
+    allocation.expires_at, allocation.ends_at = span.expires_at, span.ends_at
+    known = [rate for rate in prices if rate is not None]
+    if known:
+        allocation.price_per_hour, allocation.currency = sum(known, Decimal(0)), settings.currency
+    event = audit.row(
+        actor,
+        "allocation.granted" if waited else "allocation.claimed",
+        allocation.id,
+        before={"state": before} if before else None,
+        after={"workspace": tenant.slug, "gpus": [gpu.uuid for gpu in taken]},
+    )
+    rows = hold_rows(allocation, taken, prices, started_at)
+    if waited:
+        tx.flush()
+        insert_together(tx, (HOLDS, rows), (audit.EVENTS, [event]))
+    else:
+        insert_together(tx, (ALLOCATIONS, [allocation.model_dump()]), (HOLDS, rows), (audit.EVENTS, [event]))
+    return Claimed(allocation, tenant.slug, [held(gpu) for gpu in taken])
+
+
+def hold_rows(
+    allocation: Allocation, taken: list[Taken], prices: list[Decimal | None], started_at: datetime
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": new_id(),
+            "allocation_id": allocation.id,
+            "workspace_id": allocation.workspace_id,
+            "user_id": allocation.requested_by_id,
+            "gpu_id": gpu.gpu_id,
+            "host_id": gpu.host_id,
+            "model": gpu.model,
+            "rate": rate,
+            "started_at": started_at,
+        }
+        for gpu, rate in zip(taken, prices, strict=True)
+    ]
+
+
+def _prices(tx: Session, taken: Sequence[Taken], at: datetime) -> list[Decimal | None]:
+    known = rates.in_force(tx, at)
+    return [rates.price(known, gpu.model, gpu.region) for gpu in taken]
+
+
+def describe(asked: ClaimRequest) -> dict[str, Any]:
+    """What was asked for, as the allocation keeps it."""
+    groups = [_wanted(group).describe() for group in asked.all_groups()]
+    kept = groups[0] if not asked.groups else {"gpus": sum(g["gpus"] for g in groups), "groups": groups}
+    more = {
+        "placement": asked.placement.value if asked.placement is Placement.SPREAD else None,
+        "separate_hosts": asked.separate_hosts,
+        "purpose": asked.purpose,
+    }
+    return kept | {name: value for name, value in more.items() if value}
+
+
+def wanted_groups(kept: dict[str, Any]) -> list[Wanted]:
+    """The groups of what `describe` kept."""
+    return [
+        Wanted(
+            count=group["gpus"],
+            model=group.get("model"),
+            memory_mib=group.get("memory_mib"),
+            region=group.get("region"),
+            labels=tuple(sorted(group.get("labels", {}).items())),
+            same_host=group.get("same_host", False),
+            nvlink=group.get("nvlink", False),
+            exclusive_host=group.get("exclusive_host", False),
+            mig_profile=group.get("mig_profile"),
+        )
+        for group in kept.get("groups", [kept])
+    ]
+
+
+def _wanted(asked: GroupRequest) -> Wanted:
+    return Wanted(
+        count=asked.gpus,
+        model=asked.model,
+        memory_mib=asked.memory_mib,
+        region=asked.region,
+        labels=tuple(sorted(asked.labels.items())),
+        same_host=asked.same_host,
+        nvlink=asked.nvlink,
+        exclusive_host=asked.exclusive_host,
+        mig_profile=asked.mig_profile,
+    )
+
+
+def held(gpu: Taken) -> HeldGpu:
+    return HeldGpu(
+        gpu_id=gpu.gpu_id,
+        uuid=gpu.uuid,
+        model=gpu.model,
+        memory_mib=gpu.memory_mib,
+        index=gpu.index,
+        host_id=gpu.host_id,
+        host=gpu.host,
+    )
+
+
+def check_quota(tenant: Tenant, asked: Counter[str]) -> None:
+    """By model (empty: all together), at every level. The database checks again when the holds are written."""
+    for limit in tenant.limits:
+        number = asked[limit.model]
+        if number and limit.hard is not None and limit.used + number > limit.hard:
+            raise QuotaExceeded(
+                workspace=tenant.slug,
+                scope=limit.scope,
+                model=limit.model or None,
+                limit=limit.hard,
+                used=limit.used,
+                asked=number,
+            )
