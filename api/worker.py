@@ -8,9 +8,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from uuid import UUID
+
+from sqlalchemy.orm import Session
 
 from api.allocations import service as allocations
+from api.core import idempotency
 from api.core.access import system
 from api.core.db import Database, make_engine
 from api.core.operations import background, workers
@@ -26,6 +31,7 @@ from api.tenancy import service as tenancy_service
 
 log = logging.getLogger("ironyard.worker")
 PATIENCE = 15  # seconds for running operations to give themselves back
+TIDY_INTERVAL = 60.0  # seconds
 SECRETS = (
     "IRONYARD_TOKEN_SECRET",
     "IRONYARD_ENCRYPTION_SECRET",
@@ -69,6 +75,7 @@ class WorkerProcess:
                 (self.settings.worker_timeout, self.end_silent_runs),
                 (self.settings.expiry_interval, self.look_after_health),
                 (self.settings.tenancy_retry, self.catch_up),
+                (TIDY_INTERVAL, self.forget_keys),
             )
         ]
         for duty in duties:
@@ -87,52 +94,46 @@ class WorkerProcess:
                 return
 
     def beat(self) -> None:
-        with self.database.transaction() as tx:
-            workers.beat(tx, self.id)
+        self.database.run(lambda tx: workers.beat(tx, self.id))
 
     def recover(self) -> None:
-        with self.database.snapshot() as tx:
-            dead = workers.dead(tx, silence=self.settings.worker_timeout)
+        dead = self.database.run(
+            lambda tx: workers.dead(tx, silence=self.settings.worker_timeout), reading=True
+        )
         for worker_id in dead:
             if worker_id == self.id:
                 continue
             number = background.take_over(worker_id)
             runner.sweep(worker_id)
-            with self.database.transaction() as tx:
-                workers.recovered(tx, worker_id, self.id)
+            self.database.run(partial(workers.recovered, worker_id=worker_id, by=self.id))
             log.warning("%s is dead; %d operations of its start again", worker_id, number)
 
     def advance_groups(self) -> None:
-        with self.database.snapshot() as tx:
-            running = groups.running(tx)
-        for group_id in running:
-            with self.database.transaction() as tx:
-                groups.advance(tx, groups.lock(tx, group_id))
+        for group_id in self.database.run(groups.running, reading=True):
+            self.database.run(partial(_advance_group, group_id=group_id))
 
     def expire(self) -> None:
-        with self.database.snapshot() as tx:
-            overdue = allocations.overdue(tx)
-        for allocation_id in overdue:
-            with self.database.transaction() as tx:
-                allocations.expire(tx, system(), allocation_id)
+        for allocation_id in self.database.run(allocations.overdue, reading=True):
+            self.database.run(partial(allocations.expire, actor=system(), allocation_id=allocation_id))
 
     def end_silent_runs(self) -> None:
-        with self.database.transaction() as tx:
-            fleet.fail_silent_runs(tx, silence=self.settings.external_run_timeout)
+        self.database.run(partial(fleet.fail_silent_runs, silence=self.settings.external_run_timeout))
 
     def look_after_health(self) -> None:
-        with self.database.snapshot() as tx:
-            stale, due = health.stale(tx, self.settings), health.due(tx, self.settings)
-        for host_id in stale:
-            with self.database.transaction() as tx:
-                health.set_aside(tx, system(self.id), host_id, self.settings)
-        for host_id in due:
-            with self.database.transaction() as tx:
-                health.check_if_idle(tx, system(self.id), host_id)
+        actor, settings, run = system(self.id), self.settings, self.database.run
+        for host_id in run(partial(health.stale, settings=settings), reading=True):
+            run(partial(health.set_aside, actor=actor, host_id=host_id, settings=settings))
+        for host_id in run(partial(health.due, settings=settings), reading=True):
+            run(partial(health.check_if_idle, actor=actor, host_id=host_id))
 
     def catch_up(self) -> None:
-        with self.database.transaction() as tx:
-            tenancy_service.catch_up(tx, system(self.id), self.settings)
+        catch_up = tenancy_service.catch_up
+        self.database.run(partial(catch_up, actor=system(self.id), settings=self.settings))
+
+    def forget_keys(self) -> None:
+        lifetime = self.settings.idempotency_lifetime
+        while self.database.run(partial(idempotency.any_outlived, lifetime=lifetime), reading=True):
+            self.database.run(partial(idempotency.purge, lifetime=lifetime))
 
     def _shut_down(self) -> None:
         log.info("%s is stopping", self.id)
@@ -141,6 +142,10 @@ class WorkerProcess:
         with self.database.transaction() as tx:
             workers.stopped(tx, self.id)
         self.database.engine.dispose()
+
+
+def _advance_group(tx: Session, group_id: UUID) -> None:
+    groups.advance(tx, groups.lock(tx, group_id))
 
 
 def run(settings: Settings) -> None:

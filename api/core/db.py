@@ -16,9 +16,8 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from api.core import answers, idempotency, retries
-from api.core.exchange import REQUEST, RESPONSE, SAFE_METHODS, is_read, route_of
-
 from api.core.columns import Exact
+from api.core.exchange import REQUEST, RESPONSE, SAFE_METHODS, is_read, route_of
 
 if TYPE_CHECKING:
     from sqlmodel import SQLModel

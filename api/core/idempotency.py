@@ -163,12 +163,16 @@ def _replay(asked: Asked, own: dict[str, Any], earlier: sa.Row[Any]) -> Response
     return Response(body, earlier.status, headers=earlier.headers | {REPLAYED: "true"})
 
 
-def outlived(lifetime: float) -> sa.Select[UUID]:
-    """The ids of keys older than `lifetime` seconds, the oldest first."""
-    past = KEYS.c.created_at <= clock.now() - timedelta(seconds=lifetime)
-    return sa.select(KEYS.c.id).where(past).order_by(KEYS.c.created_at)
+def any_outlived(tx: Session, *, lifetime: float) -> bool:
+    """Whether there are keys older than `lifetime` seconds."""
+    return tx.execute(_outlived(lifetime, 1)).first() is not None
 
 
 def purge(tx: Session, *, lifetime: float, limit: int = 10_000) -> None:
-    """Forget at most `limit` keys older than `lifetime` seconds."""
-    tx.execute(sa.delete(KEYS).where(KEYS.c.id.in_(outlived(lifetime).limit(limit))))
+    """Forget keys older than `lifetime` seconds, at most `limit` at a time."""
+    tx.execute(sa.delete(KEYS).where(KEYS.c.id.in_(_outlived(lifetime, limit))))
+
+
+def _outlived(lifetime: float, limit: int) -> sa.Select[UUID]:
+    past = KEYS.c.created_at <= clock.now() - timedelta(seconds=lifetime)
+    return sa.select(KEYS.c.id).where(past).order_by(KEYS.c.created_at).limit(limit)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.core import metrics
@@ -22,10 +22,11 @@ log = logging.getLogger("ironyard.transactions")
 
 RERUNS = 5
 PAUSE = 0.01  # seconds at most before the first rerun, twice as long before each further one
+RECONNECT = 0.5  # seconds
 LOST_RACES = {"40001": "serialization", "40P01": "deadlock"}
 # Somebody inserted the same between our look and our insert: a second look finds it, and says precisely what.
 TWINS = frozenset({"23505", "23P01"})
-TWIN, DISCONNECT = "twin", "disconnect"
+TWIN, DISCONNECT, UNREACHABLE = "twin", "disconnect", "unreachable"
 
 
 class Contended(Unavailable):
@@ -43,14 +44,16 @@ def committed(
     where: Callable[[], str],
     repeatable: bool = False,
     reading: bool = False,
+    patience: float = 0.0,
 ) -> T:
     """What `work` returns, its transaction committed; after a lost race or a dead connection it runs again.
 
     `repeatable`: a second run finds what a first one committed and does not do it twice. `reading`: it
-    changes nothing. `where` names the work in the metric. Raises Contended after `RERUNS` reruns, and
-    OutcomeUnknown when the connection broke while it committed.
+    changes nothing. `where` names the work in the metric. `patience`: seconds to wait for a database that
+    takes no connections. Raises Contended after `RERUNS` reruns, and OutcomeUnknown when the connection broke
+    while it committed.
     """
-    attempts = _Attempts(repeatable=repeatable, reading=reading)
+    attempts = _Attempts(repeatable=repeatable, reading=reading, patience=patience)
     while True:
         try:
             answer = work()
@@ -66,13 +69,14 @@ def committed(
                 return answer
         tx.close()
         metrics.TRANSACTION_RETRIES.labels(where(), reason).inc()
-        attempts.pause()
+        attempts.pause(reason)
 
 
 class _Attempts:
     """What went wrong so far with one piece of work."""
 
-    def __init__(self, *, repeatable: bool, reading: bool) -> None:
+    def __init__(self, *, repeatable: bool, reading: bool, patience: float) -> None:
+        self.until = time.monotonic() + patience
         self.repeatable = repeatable or reading
         self.reading = reading
         self.lost_commit = False
@@ -84,6 +88,8 @@ class _Attempts:
         if cause is not None and cause.connection_invalidated and committing and not self.reading:
             self.lost_commit = True
         reason = self._reason(cause) if cause is not None else None
+        if reason == UNREACHABLE:
+            return reason
         if reason is None or len(self.reasons) == RERUNS:
             self._give_up(error, reason)
         self.reasons.append(reason)
@@ -92,6 +98,8 @@ class _Attempts:
     def _reason(self, cause: DBAPIError) -> str | None:
         if cause.connection_invalidated:
             return DISCONNECT if self.repeatable or not self.lost_commit else None
+        if _refused(cause):
+            return UNREACHABLE if time.monotonic() < self.until else None
         state = getattr(cause.orig, "sqlstate", None)
         if state in TWINS:
             return None if TWIN in self.reasons else TWIN
@@ -108,9 +116,9 @@ class _Attempts:
             ) from error
         raise error
 
-    def pause(self) -> None:
-        longest = PAUSE * 2.0 ** len(self.reasons)
-        time.sleep(random.uniform(0, longest))  # noqa: S311  no secret; it only keeps rivals apart
+    def pause(self, reason: str) -> None:
+        longest = RECONNECT if reason == UNREACHABLE else PAUSE * 2.0 ** len(self.reasons)
+        time.sleep(random.uniform(longest / 4, longest))  # noqa: S311  no secret; it only keeps rivals apart
 
 
 def _unknown(*, repeatable: bool) -> Problem:
@@ -120,6 +128,11 @@ def _unknown(*, repeatable: bool) -> Problem:
         else "Look whether it was made before you ask again; with an Idempotency-Key asking again is safe."
     )
     return OutcomeUnknown(f"The connection to the database broke while the change was committed. {todo}")
+
+
+def _refused(cause: DBAPIError) -> bool:
+    """No connection was to be had, so there was no statement yet."""
+    return cause.statement is None and isinstance(cause, OperationalError)
 
 
 def _cause(error: BaseException | None) -> DBAPIError | None:

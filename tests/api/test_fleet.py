@@ -52,7 +52,8 @@ def test_an_idempotency_key_enrolls_once(client: Client) -> None:
     key = {"Idempotency-Key": "k1"}
     first = client.ok("POST", HOSTS, 202, json=BODY, headers=key)
     assert client.ok("POST", HOSTS, 202, json=BODY, headers=key)["operation"] == first["operation"]
-    client.problem("POST", HOSTS, 422, "invalid-request", json=BODY | {"name": "gpu-02"}, headers=key)
+    other = BODY | {"name": "gpu-02"}
+    client.problem("POST", HOSTS, 409, "idempotency-key-reused", json=other, headers=key)
 
 
 def test_names_and_addresses_are_unique(client: Client) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from api.core.access import GRANTS, Permission, Role, requirement_of
 from api.core.db import Tx
 from api.core.errors import Conflict
-from api.workspaces.models import Workspace
+from api.workspaces.models import Organisation, Workspace
 from tests.conftest import Client
 
 PUBLIC = {"/health/live", "/health/ready", "/metrics", "/api/v1/auth/token", "/api/v1/proof/keys"}
@@ -169,7 +170,8 @@ def test_health_and_metrics(client: Client, fleet: Any) -> None:
 def test_a_route_of_any_kind_commits_and_a_failing_one_does_not(app: FastAPI, client: Client) -> None:
     @app.post("/plain/{ending}")
     def plain(ending: str, tx: Tx) -> None:
-        tx.add(Workspace(slug=ending, name=ending))
+        organisation = tx.execute(sa.select(Organisation)).scalars().one()
+        tx.add(Workspace(slug=ending, name=ending, organisation_id=organisation.id))
         tx.flush()
         if ending == "failing":
             raise Conflict("on purpose")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from functools import partial
+from typing import Any, Protocol, Self, TypeVar
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -22,6 +23,8 @@ from api.core.operations.models import LogLine, Operation
 
 log = logging.getLogger("ironyard.operations")
 FLUSH_SECONDS = 0.5
+PATIENCE = 120.0  # seconds to wait for the database rather than lose what a run has done
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +108,26 @@ class Reporter:
         while not self._lines.empty():
             lines.append(self._lines.get())
         try:
-            with self.database.transaction() as tx:
-                operation = service.still_ours(tx, self.claim)
-                if operation is None:
-                    self.lost.set()
-                    return
-                operation.heartbeat_at = clock.now()
-                if self._step:
-                    operation.step, operation.progress = self._step
-                if self._notes:
-                    operation.arguments = operation.arguments | self._notes
-                service.log(tx, operation.id, lines)
-                if operation.cancel_requested:
-                    self.cancelled.set()
+            write = partial(self._write, lines=lines)
+            self.database.run(write, repeatable=True, patience=PATIENCE)
         except Exception:
             for line in lines:
                 self._lines.put(line)
             raise
+
+    def _write(self, tx: Session, lines: list[LogLine]) -> None:
+        operation = service.still_ours(tx, self.claim)
+        if operation is None:
+            self.lost.set()
+            return
+        operation.heartbeat_at = clock.now()
+        if self._step:
+            operation.step, operation.progress = self._step
+        if self._notes:
+            operation.arguments = operation.arguments | self._notes
+        service.log(tx, operation.id, lines)
+        if operation.cancel_requested:
+            self.cancelled.set()
 
 
 class Executor:
@@ -137,16 +143,19 @@ class Executor:
         self.stopping = threading.Event()
         self.actor = system(worker)
 
+    def _run(self, work: Callable[[Session], T]) -> T:
+        """Each step looks first whether the claim is still ours, so that a second run finds a first one."""
+        return self.database.run(work, repeatable=True, patience=PATIENCE)
+
     def run(self, operation_id: UUID) -> None:
-        with self.database.transaction() as tx:
-            claim = service.claim(tx, operation_id, self.worker)
+        claim = self._run(partial(service.claim, operation_id=operation_id, worker=self.worker))
         if claim is None:
             return
         outcome = self._act(claim)
         if outcome.event is Event.SUCCEED or not outcome.interrupted:
             self._apply(claim, outcome)
         else:
-            self._give_back(claim)
+            self._run(partial(self._give_back, claim=claim))
 
     def _act(self, claim: service.Claim) -> Outcome:
         if claim.attempt > self.attempts:
@@ -155,49 +164,50 @@ class Executor:
         if handler is None:
             return Outcome(Event.FAIL, f"No handler is registered for {claim.kind}.")
         try:
-            with self.database.transaction() as tx:
-                operation = service.still_ours(tx, claim)
-                if operation is None:
-                    return Outcome(Event.FAIL, "The claim was lost.", interrupted=True)
-                if operation.cancel_requested:
-                    return Outcome(Event.CANCEL, "Cancelled before it began.")
-                work = handler.prepare(tx, operation)
+            work = self._run(partial(self._prepare, claim=claim, handler=handler))
+            if isinstance(work, Outcome):
+                return work
             with Reporter(self.database, claim, self.stopping) as reporter:
                 return handler.act(work, reporter)
         except Exception as error:
             log.exception("%s %s failed", claim.kind, claim.operation_id)
             return Outcome(Event.FAIL, f"{type(error).__name__}: {error}")
 
+    def _prepare(self, tx: Session, claim: service.Claim, handler: Handler) -> Any:
+        operation = service.still_ours(tx, claim)
+        if operation is None:
+            return Outcome(Event.FAIL, "The claim was lost.", interrupted=True)
+        if operation.cancel_requested:
+            return Outcome(Event.CANCEL, "Cancelled before it began.")
+        return handler.prepare(tx, operation)
+
     def _apply(self, claim: service.Claim, outcome: Outcome) -> None:
         try:
-            self._apply_once(claim, outcome)
+            self._run(partial(self._write, claim=claim, outcome=outcome))
         except Exception as error:
             log.exception("the outcome of %s could not be applied", claim.operation_id)
             reason = str(error) if isinstance(error, Problem) else f"{type(error).__name__}: {error}"
-            self._apply_once(claim, replace(outcome, event=Event.FAIL, reason=reason))
+            failed = replace(outcome, event=Event.FAIL, reason=reason)
+            self._run(partial(self._write, claim=claim, outcome=failed))
 
-    def _apply_once(self, claim: service.Claim, outcome: Outcome) -> None:
-        with self.database.transaction() as tx:
-            operation = service.still_ours(tx, claim)
-            if operation is None:
-                log.warning("%s was taken over; its outcome here is dropped", claim.operation_id)
-                return
-            service.finish(
-                tx, self.actor, operation, outcome.event, reason=outcome.reason, outcome=outcome.result
-            )
-            tx.flush()
-            handler = self.handlers.get(claim.kind)
-            if handler is not None:
-                handler.apply(tx, self.actor, operation, outcome)
+    def _write(self, tx: Session, claim: service.Claim, outcome: Outcome) -> None:
+        operation = service.still_ours(tx, claim)
+        if operation is None:
+            log.warning("%s was taken over; its outcome here is dropped", claim.operation_id)
+            return
+        service.finish(
+            tx, self.actor, operation, outcome.event, reason=outcome.reason, outcome=outcome.result
+        )
+        tx.flush()
+        handler = self.handlers.get(claim.kind)
+        if handler is not None:
+            handler.apply(tx, self.actor, operation, outcome)
 
-    def _give_back(self, claim: service.Claim) -> None:
-        with self.database.transaction() as tx:
-            operation = service.still_ours(tx, claim)
-            if operation is not None:
-                operation.attempt -= 1  # a planned stop is not a lost worker
-                service.log(
-                    tx,
-                    operation.id,
-                    [LogLine(message="The worker is stopping; this starts again elsewhere.")],
-                )
-                service.requeue(tx, operation)
+    def _give_back(self, tx: Session, claim: service.Claim) -> None:
+        operation = service.still_ours(tx, claim)
+        if operation is None:
+            return
+        operation.attempt -= 1  # a planned stop is not a lost worker
+        line = LogLine(message="The worker is stopping; this starts again elsewhere.")
+        service.log(tx, operation.id, [line])
+        service.requeue(tx, operation)
