@@ -69,6 +69,26 @@ class Settings(BaseSettings):
     node_exporter_port: int = Field(default=9100, ge=1, le=65535)
     dcgm_exporter_port: int = Field(default=9400, ge=1, le=65535)
 
+    prometheus_url: str = Field(
+        default="",
+        pattern=r"^(https?://\S+)?$",
+        description="the Prometheus that scrapes the hosts; empty: idle is unknown",
+    )
+    leak_interval: float = Field(
+        default=300.0, ge=0, description="how often leaks are looked for; 0: when asked"
+    )
+    leak_idle_percent: float = Field(default=5.0, gt=0, le=100, description="utilisation below which is idle")
+    leak_window: int = Field(default=7200, ge=5, description="how long a GPU has to be idle to be a leak")
+    leak_warning: int = Field(default=86400, ge=0, description="from the warning to what was announced")
+    leak_policy_idle: Literal["notify", "reclaim-after-warning"] = "notify"
+    leak_policy_host: Literal["notify", "reclaim-after-warning"] = "notify"
+    leak_policy_unexplained: Literal["notify", "reclaim-after-warning"] = "notify"
+    leak_memory_mib: int = Field(default=1024, ge=1, description="in use on a GPU nobody holds: unexplained")
+    leak_stuck_after: int = Field(default=3600, ge=60, description="without progress an operation is stuck")
+    leak_look_interval: int = Field(
+        default=86400, ge=0, description="how often idle hosts are compared with their record; 0: when asked"
+    )
+
     playbooks_dir: Path = ROOT / "playbooks"
     enroll_timeout: int = Field(default=1800, ge=10)
     reclaim_timeout: int = Field(default=3600, ge=10)

@@ -15,6 +15,7 @@ import api.fleet.group_models
 import api.fleet.health_models
 import api.fleet.models
 import api.identity.models
+import api.monitoring.models
 import api.providers.models
 import api.workspaces.models  # noqa: F401
 

@@ -13,11 +13,13 @@ from api.core.errors import WrongState
 from api.core.operations import lifecycle as operation
 from api.fleet import lifecycle as host
 from api.fleet.lifecycle import Event, State
+from api.monitoring import lifecycle as finding
 
 TABLES: list[tuple[ModuleType, StrEnum]] = [
     (host, host.State.NEW),
     (allocation, allocation.State.ACTIVE),
     (operation, operation.State.QUEUED),
+    (finding, finding.State.OPEN),
 ]
 
 
