@@ -12,7 +12,7 @@ from sqlmodel import col
 from api.allocations import window
 from api.allocations.lifecycle import OPEN, Event, State, advance
 from api.allocations.models import Allocation, Hold, Reservation
-from api.core import audit, clock
+from api.core import audit, clock, etags
 from api.core.access import Actor
 from api.core.db import table
 from api.core.errors import NotFound
@@ -46,6 +46,16 @@ def lock(tx: Session, actor: Actor, allocation_id: UUID) -> tuple[Tenant, Alloca
     tenant = workspaces.lock_tenant(tx, actor, allocation.workspace_id)
     tx.refresh(allocation, with_for_update=True)
     return tenant, allocation
+
+
+def version(allocation: Allocation) -> str:
+    """Another one whenever somebody moved its end or its state."""
+    return etags.version(allocation)
+
+
+def check(tx: Session, actor: Actor, allocation_id: UUID) -> None:
+    """Go on only if the allocation is as the request's `If-Match` says. Locks it as `lock` does."""
+    etags.check(tx, lambda: version(lock(tx, actor, allocation_id)[1]))
 
 
 def release(tx: Session, actor: Actor, allocation_id: UUID, *, reason: str | None = None) -> Allocation:

@@ -93,18 +93,8 @@ def fire(
     return host
 
 
-def start(
-    tx: Session, actor: Actor, host: Host, kind: str, *, idempotency_key: str | None = None, **arguments: Any
-) -> Operation:
-    operation = operations.create(
-        tx,
-        actor,
-        kind,
-        subject_id=host.id,
-        subject=host.name,
-        arguments=arguments,
-        idempotency_key=idempotency_key,
-    )
+def start(tx: Session, actor: Actor, host: Host, kind: str, **arguments: Any) -> Operation:
+    operation = operations.create(tx, actor, kind, subject_id=host.id, subject=host.name, arguments=arguments)
     operations.dispatch(tx, operation)
     return operation
 

@@ -79,15 +79,19 @@ def list_members(workspace: str, tx: Tx, actor: Reader) -> list[MembershipRead]:
     return service.members(tx, actor, service.get(tx, actor, workspace).id)
 
 
+@router.get("/{workspace}/members/{user_id}", summary="Look at one member", responses=LOOKS)
+def get_member(workspace: str, user_id: UUID, tx: Tx, actor: Reader) -> MembershipRead:
+    found = service.get(tx, actor, workspace)
+    return _member(tx, found.id, service.member(tx, actor, found.id, user_id))
+
+
 @router.put("/{workspace}/members/{user_id}", summary="Add a member or change a role", responses=REFUSALS)
 def set_member(
     workspace: str, user_id: UUID, asked: MembershipSet, tx: Tx, actor: Administrator
 ) -> MembershipRead:
     found = service.get(tx, actor, workspace)
     etags.check(tx, lambda: versions.locked_member(tx, found.id, user_id))
-    member = service.set_member(tx, actor, found.id, user_id, asked.role)
-    tx.flush()
-    return etags.tag(tx, versions.of_member(tx.get_one(Membership, (found.id, user_id))), member)
+    return _member(tx, found.id, service.set_member(tx, actor, found.id, user_id, asked.role))
 
 
 @router.delete(
@@ -97,6 +101,11 @@ def remove_member(workspace: str, user_id: UUID, tx: Tx, actor: Administrator) -
     found = service.get(tx, actor, workspace)
     etags.check(tx, lambda: versions.locked_member(tx, found.id, user_id))
     service.remove_member(tx, actor, found.id, user_id)
+
+
+def _member(tx: Tx, workspace_id: UUID, read: MembershipRead) -> MembershipRead:
+    tx.flush()
+    return etags.tag(tx, versions.of_member(tx.get_one(Membership, (workspace_id, read.user_id))), read)
 
 
 def _quotas(tx: Tx, rows: list[Quota]) -> list[QuotaRead]:

@@ -210,6 +210,15 @@ def members(tx: Session, actor: Actor, workspace_id: UUID) -> list[MembershipRea
     return [MembershipRead(user_id=row.user_id, email=emails[row.user_id], role=row.role) for row in rows]
 
 
+def member(tx: Session, actor: Actor, workspace_id: UUID, user_id: UUID) -> MembershipRead:
+    workspace = get(tx, actor, workspace_id)
+    membership = tx.get(Membership, (workspace.id, user_id))
+    if membership is None:
+        raise NotFound(f"User {user_id} is not a member of {workspace.slug}.")
+    email = identity.get_user(tx, user_id).email
+    return MembershipRead(user_id=user_id, email=email, role=membership.role)
+
+
 def set_member(
     tx: Session, actor: Actor, workspace_id: UUID, user_id: UUID, role: WorkspaceRole
 ) -> MembershipRead:

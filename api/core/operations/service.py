@@ -56,7 +56,6 @@ def create(
     subject_id: UUID,
     subject: str,
     arguments: dict[str, Any] | None = None,
-    idempotency_key: str | None = None,
 ) -> Operation:
     """Record an operation. Raises OperationOpen while another one on the subject has not ended."""
     open_one = tx.execute(
@@ -74,7 +73,6 @@ def create(
         arguments=arguments or {},
         requested_by=actor.name,
         requested_by_id=actor.user_id,
-        idempotency_key=idempotency_key,
     )
     tx.add(operation)
     tx.flush()
@@ -85,18 +83,6 @@ def dispatch(tx: Session, operation: Operation) -> None:
     """Enqueue it for a worker; a rollback takes that back too."""
     dispatcher: Dispatcher = tx.info[QUEUE]
     dispatcher.enqueue(tx, str(new_id()), operation.id)
-
-
-def replayed(tx: Session, actor: Actor, idempotency_key: str | None) -> Operation | None:
-    """The operation that this actor started earlier under the same key."""
-    if idempotency_key is None:
-        return None
-    return tx.execute(
-        sa.select(Operation).where(
-            col(Operation.requested_by_id) == actor.user_id,
-            col(Operation.idempotency_key) == idempotency_key,
-        )
-    ).scalar_one_or_none()
 
 
 def lock(tx: Session, operation_id: UUID) -> Operation:
