@@ -8,9 +8,10 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Request
 from sqlmodel import col
 
-from api.allocations import claims, discovery, queries, service
+from api.allocations import claims, discovery, queries, service, swift
 from api.allocations.lifecycle import State
 from api.allocations.models import Allocation, AllocationRead, ClaimRequest, ExtendRequest
+from api.core import etags
 from api.core.access import Actor, Permission, needs, needs_or_token
 from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
@@ -24,6 +25,7 @@ Claimer = Annotated[Actor, needs(Permission.ALLOCATIONS_CLAIM)]
 Operator = Annotated[Actor, needs(Permission.FLEET_OPERATE)]
 Discoverer = Annotated[Actor | None, needs_or_token(Permission.FLEET_OPERATE, "discovery_token")]
 FAULTS = problems(401, 403, 404, 409, 422)
+REFUSALS = problems(401, 403, 404, 409, 412, 422)
 
 
 @router.post("/allocations", status_code=201, summary="Claim GPUs", responses=FAULTS)
@@ -35,6 +37,9 @@ def claim(
 ) -> AllocationRead:
     """All of the GPUs or none. `409` is `quota-exceeded` or `capacity-exceeded`, with the numbers."""
     settings = request.app.state.settings
+    quickly = swift.claim(tx, actor, asked, settings)
+    if quickly is not None:
+        return quickly
     made = claims.claim(tx, actor, asked, settings)
     return queries.read(made.allocation, made.workspace, made.gpus)
 
@@ -58,24 +63,33 @@ def list_allocations(
 
 
 @router.get(
-    "/allocations/{allocation_id}", summary="Look at one allocation", responses=problems(401, 403, 404, 422)
+    "/allocations/{allocation_id}",
+    summary="Look at one allocation",
+    responses=problems(401, 403, 404, 422) | etags.NOT_MODIFIED,
 )
 def get_allocation(allocation_id: UUID, tx: Tx, actor: Reader) -> AllocationRead:
-    return queries.with_gpus(tx, [service.get(tx, actor, allocation_id)])[0]
+    return _read(tx, service.get(tx, actor, allocation_id))
 
 
-@router.post("/allocations/{allocation_id}/release", summary="Give the GPUs back", responses=FAULTS)
+def _read(tx: Tx, allocation: Allocation) -> AllocationRead:
+    tx.flush()
+    return etags.tag(tx, service.version(allocation), queries.with_gpus(tx, [allocation])[0])
+
+
+@router.post("/allocations/{allocation_id}/release", summary="Give the GPUs back", responses=REFUSALS)
 def release(allocation_id: UUID, tx: Tx, actor: Claimer) -> AllocationRead:
     """Ends the allocation; a host that nobody holds any more is reclaimed. Releasing twice is harmless."""
-    return queries.with_gpus(tx, [service.release(tx, actor, allocation_id)])[0]
+    service.check(tx, actor, allocation_id)
+    return _read(tx, service.release(tx, actor, allocation_id))
 
 
-@router.post("/allocations/{allocation_id}/extend", summary="Move the end", responses=FAULTS)
+@router.post("/allocations/{allocation_id}/extend", summary="Move the end", responses=REFUSALS)
 def extend(
     allocation_id: UUID, asked: ExtendRequest, tx: Tx, actor: Claimer, request: Request
 ) -> AllocationRead:
+    service.check(tx, actor, allocation_id)
     settings = request.app.state.settings
-    return queries.with_gpus(tx, [service.extend(tx, actor, allocation_id, asked.expires_at, settings)])[0]
+    return _read(tx, service.extend(tx, actor, allocation_id, asked.expires_at, settings))
 
 
 @router.get("/inventory", tags=["fleet"], summary="The fleet as an inventory", responses=problems(401, 403))
