@@ -14,45 +14,22 @@ from sqlalchemy.orm import Session
 
 from api.allocations import window
 from api.allocations.lifecycle import Event, State, advance
+from api.allocations.limits import check_quota
 from api.allocations.models import Allocation, ClaimRequest, GroupRequest, HeldGpu, Hold, Placement
 from api.allocations.window import Window
 from api.core import audit, clock
 from api.core.access import Actor
 from api.core.db import insert_together, table
-from api.core.errors import Conflict
 from api.core.ids import new_id
 from api.fleet import placement
 from api.fleet.placement import Taken, Wanted
 from api.providers import rates
 from api.settings import Settings
 from api.workspaces import service as workspaces
-from api.workspaces.models import ALL_MODELS, Scope
+from api.workspaces.models import ALL_MODELS
 from api.workspaces.service import Tenant
 
 ALLOCATIONS, HOLDS = table(Allocation), table(Hold)
-
-
-class QuotaExceeded(Conflict):
-    code, title = "quota-exceeded", "A quota does not allow this"
-
-    def __init__(
-        self, *, workspace: str, scope: Scope, model: str | None, limit: int, used: int, asked: int
-    ) -> None:
-        of = f" of {model}" if model else ""
-        who = {
-            Scope.WORKSPACE: f"{workspace} may hold {limit} GPUs{of} and holds {used}",
-            Scope.MEMBER: f"You may hold {limit} GPUs{of} in {workspace} and hold {used}",
-            Scope.ORGANISATION: f"The organisation of {workspace} may hold {limit} GPUs{of} and holds {used}",
-        }[scope]
-        super().__init__(
-            f"{who}; {asked} more were asked for. Release some or ask an administrator for more.",
-            workspace=workspace,
-            scope=scope,
-            model=model,
-            limit=limit,
-            used=used,
-            asked=asked,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,18 +190,3 @@ def held(gpu: Taken) -> HeldGpu:
         host_id=gpu.host_id,
         host=gpu.host,
     )
-
-
-def check_quota(tenant: Tenant, asked: Counter[str]) -> None:
-    """By model (empty: all together), at every level. The database checks again when the holds are written."""
-    for limit in tenant.limits:
-        number = asked[limit.model]
-        if number and limit.hard is not None and limit.used + number > limit.hard:
-            raise QuotaExceeded(
-                workspace=tenant.slug,
-                scope=limit.scope,
-                model=limit.model or None,
-                limit=limit.hard,
-                used=limit.used,
-                asked=number,
-            )
