@@ -130,6 +130,7 @@ class Reservation(SQLModel, table=True):
     gpu_id: UUID = Field(foreign_key="gpus.id")
     host_id: UUID = Field(foreign_key="hosts.id")
     model: str
+    rate: Decimal | None = Field(default=None, sa_type=Exact)
     starts_at: datetime = Field(sa_type=UtcDateTime)
     ends_at: datetime = Field(sa_type=UtcDateTime)
     free_at: datetime = Field(sa_type=UtcDateTime)

@@ -97,7 +97,8 @@ class Quota(SQLModel, table=True):
     """A limit at any one time, of an organisation, a workspace or a member (then of the membership's id).
 
     Of GPUs it is for one model or (model empty) for all. `used` counts: of GPUs, triggers on the holds keep
-    it; another trigger refuses an increase past `hard_limit`. A workspace always has its row of all GPUs.
+    it; another trigger refuses an increase past `hard_limit`. A workspace always has its row of all GPUs;
+    that one tells as well whether the workspace, its organisation or one of its members has a budget.
     """
 
     __tablename__ = "quotas"
@@ -115,6 +116,7 @@ class Quota(SQLModel, table=True):
     hard_limit: int | None = Field(default=None, sa_type=sa.BigInteger)
     soft_limit: int | None = Field(default=None, sa_type=sa.BigInteger)
     used: int = Field(default=0, sa_type=sa.BigInteger)
+    budgeted: bool = False
 
 
 class Budget(SQLModel, table=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,7 +22,6 @@ from api.workspaces.models import (
     ALL_MODELS,
     MAY_CLAIM,
     Approval,
-    Budget,
     Membership,
     MembershipRead,
     Organisation,
@@ -116,10 +116,14 @@ class Tenant:
 
 @cache
 def _tenant_by(column: str) -> sa.Select[Any]:
-    own, quota, member, budget = table(Workspace), table(Quota), table(Membership), table(Budget)
+    return tenants_where(table(Workspace).c[column] == sa.bindparam("workspace"))
+
+
+def tenants_where(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """A row for each quota of each workspace, and of its member `user_id`; locks them in the order of their ids."""
+    own, quota, member = table(Workspace), table(Quota), table(Membership)
     mine = sa.and_(member.c.workspace_id == own.c.id, member.c.user_id == sa.bindparam("user_id"))
     scopes = (own.c.id, own.c.organisation_id, member.c.id)
-    budgeted = sa.exists().where(budget.c.scope_id.in_(scopes)).correlate(own, member)
     return (
         sa.select(
             own.c.id,
@@ -129,7 +133,7 @@ def _tenant_by(column: str) -> sa.Select[Any]:
             own.c.time_zone,
             member.c.id.label("member_id"),
             member.c.role,
-            budgeted.label("budgeted"),
+            quota.c.budgeted,
             quota.c.scope,
             quota.c.model,
             quota.c.hard_limit,
@@ -138,7 +142,7 @@ def _tenant_by(column: str) -> sa.Select[Any]:
         )
         .select_from(own.outerjoin(member, mine))
         .join(quota, sa.and_(quota.c.scope_id.in_(scopes), quota.c.resource == Resource.GPUS))
-        .where(own.c[column] == sa.bindparam("workspace"))
+        .where(condition)
         .order_by(quota.c.scope_id, quota.c.model)
         .with_for_update(of=quota)
     )
@@ -154,6 +158,12 @@ def lock_tenant(tx: Session, actor: Actor, workspace: UUID | str) -> Tenant:
     first = rows[0]
     if first.role not in MAY_CLAIM and not actor.operates:
         raise Forbidden(f"Your role in {first.slug} is {first.role}; claiming needs member, admin or owner.")
+    return tenant_of(rows)
+
+
+def tenant_of(rows: Sequence[sa.Row[Any]]) -> Tenant:
+    """Of the rows of one workspace."""
+    first = rows[0]
     return Tenant(
         id=first.id,
         slug=first.slug,
@@ -162,7 +172,7 @@ def lock_tenant(tx: Session, actor: Actor, workspace: UUID | str) -> Tenant:
         role=first.role,
         approval=first.approval,
         time_zone=first.time_zone,
-        budgeted=first.budgeted,
+        budgeted=any(row.budgeted for row in rows),
         limits=tuple(Limit(row.scope, row.model, row.hard_limit, row.soft_limit, row.used) for row in rows),
     )
 
