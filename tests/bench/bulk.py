@@ -26,9 +26,9 @@ def hosts(database: Database, first: UUID, count: int) -> None:
         return
     with database.transaction() as tx:
         n = _numbers(count)
-        address: Number = sa.func.concat("10.", n / 65536, ".", n / 256 % 256, ".", n % 256)
+        address: Number = sa.func.concat("10.", n // 65536, ".", n // 256 % 256, ".", n % 256)
         if is_sqlite(tx):
-            address = sa.func.printf("10.%d.%d.%d", n / 65536, n / 256 % 256, n % 256)
+            address = sa.func.printf("10.%d.%d.%d", n // 65536, n // 256 % 256, n % 256)
         _copy(tx, n, HOSTS, HOSTS.c.id == first, id=_id(tx, n), name=_text(tx, "h", n), address=address)
         own = PERIODS.c.host_id == first
         _copy(tx, n, PERIODS, sa.and_(own, PERIODS.c.ended_at.is_(None)), id=_id(tx, n), host_id=_id(tx, n))
@@ -59,14 +59,14 @@ def closed_holds(database: Database, ended: UUID, gpus: int, count: int) -> None
         each = tx.execute(sa.select(sa.func.count()).where(HOLDS.c.allocation_id == ended)).scalar_one()
         first = tx.execute(sa.select(HOLDS.c.host_id).where(HOLDS.c.allocation_id == ended).limit(1))
         per_host = _each_gpu(tx, first.scalar_one())
-        start = n / gpus * SLOT + EPOCH
+        start = n // gpus * SLOT + EPOCH
         span = {"started_at": _moment(tx, start), "ended_at": _moment(tx, start + LENGTH)}
         planned = {"created_at": span["started_at"], "expires_at": span["ended_at"]}
         _copy(tx, n, ALLOCATIONS, ALLOCATIONS.c.id == ended, id=_id(tx, n), **span, **planned)
         gpu = n % gpus + per_host  # the copies begin with host 1
         assert each == 1
         own = {"id": _id(tx, n), "allocation_id": _id(tx, n), "gpu_id": _id(tx, gpu)}
-        held = {"host_id": _id(tx, gpu / per_host)}
+        held = {"host_id": _id(tx, gpu // per_host)}
         _copy(tx, n, HOLDS, HOLDS.c.allocation_id == ended, **own, **held, **span)
 
 
