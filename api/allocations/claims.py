@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from api.allocations import window
+from api.allocations import approvals, window
 from api.allocations.lifecycle import Event, State, advance
 from api.allocations.limits import check_quota
 from api.allocations.models import Allocation, ClaimRequest, GroupRequest, HeldGpu, Hold, Placement
@@ -63,6 +63,28 @@ def claim(tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings) ->
         priority=asked.priority,
         preemptible=asked.preemptible,
     )
+    approver = approvals.needed(tx, actor, tenant, approvals.models_of(allocation.wanted))
+    if approver is not None:
+        return Claimed(
+            approvals.request(tx, actor, tenant, allocation, asked, span, approver), tenant.slug, []
+        )
+    return begin(tx, actor, tenant, allocation, span, settings, wait=asked.wait)
+
+
+def begin(
+    tx: Session,
+    actor: Actor,
+    tenant: Tenant,
+    allocation: Allocation,
+    span: Window,
+    settings: Settings,
+    *,
+    wait: bool,  # noqa: ARG001
+) -> Claimed:
+    """What follows on a claim that nobody has to approve (any more).
+
+    Raises QuotaExceeded, CapacityExceeded.
+    """
     return grant(tx, actor, tenant, allocation, span, settings)
 
 

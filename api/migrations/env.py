@@ -5,6 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlmodel import SQLModel
 
+import api.allocations.approval_models
 import api.allocations.models
 import api.core.audit
 import api.core.notices

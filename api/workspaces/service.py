@@ -120,7 +120,7 @@ def _tenant_by(column: str) -> sa.Select[Any]:
 
 
 def tenants_where(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """A row for each quota of each workspace, and of its member `user_id`; locks them in the order of their ids."""
+    """A row for each quota of each workspace and of its member `user_id`; locks them in the order of ids."""
     own, quota, member = table(Workspace), table(Quota), table(Membership)
     mine = sa.and_(member.c.workspace_id == own.c.id, member.c.user_id == sa.bindparam("user_id"))
     scopes = (own.c.id, own.c.organisation_id, member.c.id)
