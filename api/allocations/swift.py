@@ -6,7 +6,6 @@ hosts. It declines whatever is not that simple, having changed nothing, and `cla
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -23,8 +22,8 @@ from api.allocations.models import AllocationRead, ClaimRequest, HeldGpu, Placem
 from api.core import clock
 from api.core.access import Actor
 from api.core.db import is_sqlite
-from api.core.errors import Unavailable
 from api.core.ids import new_id
+from api.core.retries import OutcomeUnknown
 from api.settings import Settings
 
 MOST = 64  # GPUs; more are rare, and not what a round trip is saved for
@@ -55,7 +54,7 @@ def simple(asked: ClaimRequest) -> bool:
 def claim(tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings) -> AllocationRead | None:
     """The allocation, committed; None when nothing was done and `claims.claim` is to be asked.
 
-    Raises Invalid for its times, and Unavailable when the database went away before it had answered.
+    Raises Invalid for its times, and OutcomeUnknown when the database went away before it had answered.
     """
     if is_sqlite(tx) or tx.in_transaction() or not simple(asked):
         return None
@@ -128,7 +127,7 @@ def _execute(tx: Session, arguments: tuple[Any, ...]) -> dict[str, Any] | None:
             if getattr(error.orig, "sqlstate", None) == TOO_FEW:
                 return None
             if error.connection_invalidated:
-                raise Unavailable(
+                raise OutcomeUnknown(
                     "The database went away before it had answered: the claim may or may not have been made. "
                     "Look at your allocations, or claim with an Idempotency-Key, which makes a retry safe."
                 ) from error

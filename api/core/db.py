@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial, wraps
@@ -13,6 +14,7 @@ from fastapi import Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 from sqlalchemy import event
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import Session
 
 from api.core import answers, idempotency, retries
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from api.settings import Settings
 
 BUSY_TIMEOUT_MS = 30_000
+IDLE_SECONDS = 1.0  # after which a connection is tried before it is used: the server may have gone meanwhile
 READ_ONLY = "ironyard_read_only"
 T = TypeVar("T")
 
@@ -37,12 +40,12 @@ def make_engine(settings: Settings) -> sa.Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return sa.create_engine(
-        url,
-        pool_size=settings.database_pool_size,
-        max_overflow=settings.database_pool_size,
-        pool_pre_ping=False,
+    engine = sa.create_engine(
+        url, pool_size=settings.database_pool_size, max_overflow=settings.database_pool_size
     )
+    event.listen(engine, "checkin", _put_back)
+    event.listen(engine, "checkout", partial(_take_out, engine.dialect))
+    return engine
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -59,6 +62,21 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     reading = connection.get_execution_options().get(READ_ONLY, False)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _put_back(_connection: Any, record: Any) -> None:
+    record.info["idle_since"] = time.monotonic()
+
+
+def _take_out(dialect: sa.Dialect, connection: Any, record: Any, _proxy: Any) -> None:
+    """Under load this asks the server nothing; after a quiet second it costs one round trip."""
+    since = record.info.get("idle_since")
+    if since is None or time.monotonic() - since < IDLE_SECONDS:
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        raise InvalidatePoolError("the database closed an idle connection") from error
 
 
 class Database:

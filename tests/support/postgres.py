@@ -44,13 +44,17 @@ class PostgresServer:
     def start(self) -> None:
         if self.account:
             os.chown(self.directory, self.account.pw_uid, self.account.pw_gid)
-        data = self.directory / "data"
-        self._run("initdb", "-D", str(data), "-U", ROLE, "--auth=trust", "--no-sync", "-E", "UTF8")
+        data = str(self.directory / "data")
+        self._run("initdb", "-D", data, "-U", ROLE, "--auth=trust", "--no-sync", "-E", "UTF8")
+        self.resume()
+
+    def resume(self) -> None:
+        """Start it, after `crash` on the data that it had."""
         listen = f"-p {self.port} -k {self.directory} -c listen_addresses=127.0.0.1"
         self._run(
             "pg_ctl",
             "-D",
-            str(data),
+            str(self.directory / "data"),
             "-l",
             str(self.directory / "log"),
             "-o",
@@ -59,8 +63,11 @@ class PostgresServer:
             "start",
         )
 
-    def stop(self) -> None:
+    def crash(self) -> None:
         self._run("pg_ctl", "-D", str(self.directory / "data"), "-m", "immediate", "stop")
+
+    def stop(self) -> None:
+        self.crash()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def url(self, database: str) -> str:
