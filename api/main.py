@@ -34,6 +34,8 @@ from api.fleet.router import router as fleet
 from api.identity.router import router as identity
 from api.identity.tokens import TokenAuthenticator, Tokens
 from api.migrations import head
+from api.monitoring import service as leaks
+from api.monitoring.router import router as monitoring
 from api.settings import Settings
 from api.tenancy.router import router as tenancy
 from api.tenancy.service import followers
@@ -78,6 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         billing,
         host_reports,
         tenancy,
+        monitoring,
         proof_keys.router,
         audit.router,
     ):
@@ -103,6 +106,7 @@ def _provide(app: FastAPI, settings: Settings) -> None:
         ("ironyard_hosts", "Hosts by state", ("state",), _hosts),
         ("ironyard_host_info", "Hosts that are not retired", HOST_INFO, fleet_queries.host_info),
         ("ironyard_gpus", "GPUs by model and use", ("model", "use"), _gpus),
+        ("ironyard_findings", "Findings by kind and state", ("kind", "state"), leaks.count),
     ]
 
 

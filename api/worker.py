@@ -25,6 +25,8 @@ from api.core.operations.syncs import SYNCS
 from api.core.proof import SIGNER, Signer
 from api.fleet import groups, health, runner
 from api.fleet import operations as fleet
+from api.monitoring import looks
+from api.monitoring import runner as leaks
 from api.settings import Settings
 from api.tenancy import operations as tenancy
 from api.tenancy import service as tenancy_service
@@ -76,7 +78,10 @@ class WorkerProcess:
                 (self.settings.expiry_interval, self.look_after_health),
                 (self.settings.tenancy_retry, self.catch_up),
                 (TIDY_INTERVAL, self.forget_keys),
+                (self.settings.leak_interval, self.find_leaks),
+                (self.settings.expiry_interval, self.look_at_hosts),
             )
+            if seconds > 0
         ]
         for duty in duties:
             duty.start()
@@ -134,6 +139,21 @@ class WorkerProcess:
         lifetime = self.settings.idempotency_lifetime
         while self.database.run(partial(idempotency.any_outlived, lifetime=lifetime), reading=True):
             self.database.run(partial(idempotency.purge, lifetime=lifetime))
+
+    def find_leaks(self) -> None:
+        if self._leads():
+            leaks.scan(self.database, self.settings, system(self.id))
+
+    def look_at_hosts(self) -> None:
+        if self._leads():
+            due = self.database.run(partial(looks.due, settings=self.settings), reading=True)
+            for host_id in due:
+                self.database.run(partial(looks.look, actor=system(self.id), host_id=host_id))
+
+    def _leads(self) -> bool:
+        """Whether this is the worker that does what only one has to do."""
+        silence = self.settings.worker_timeout
+        return self.database.run(partial(workers.eldest, silence=silence), reading=True) == self.id
 
     def _shut_down(self) -> None:
         log.info("%s is stopping", self.id)

@@ -91,7 +91,11 @@ Subject = tuple[Kind, UUID]
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What a check saw in this moment. `gpus` are those that the allocation held when it was measured."""
+    """What a check saw in this moment.
+
+    `gpus` are those that the allocation held when it was measured. Not `whole`: parts of the subject could
+    not be looked at, and what was known of it before stands.
+    """
 
     kind: Kind
     subject_id: UUID
@@ -105,6 +109,7 @@ class Sighting:
     allocation_id: UUID | None = None
     workspace_id: UUID | None = None
     gpus: frozenset[UUID] = frozenset()
+    whole: bool = True
 
     @property
     def about(self) -> Subject:

@@ -49,6 +49,17 @@ def recovered(tx: Session, worker_id: str, by: str) -> None:
     )
 
 
+def eldest(tx: Session, *, silence: float) -> str | None:
+    """The living worker that does what only one has to do; when it dies, another one is."""
+    limit = clock.now() - timedelta(seconds=silence)
+    living = sa.select(col(Worker.id)).where(
+        col(Worker.stopped_at).is_(None),
+        col(Worker.recovered_by).is_(None),
+        col(Worker.heartbeat_at) >= limit,
+    )
+    return tx.execute(living.order_by(col(Worker.started_at), col(Worker.id)).limit(1)).scalar_one_or_none()
+
+
 def alive(tx: Session, *, silence: float, machine: str | None = None) -> int:
     """How many workers were heard of in the last `silence` seconds, on all machines or on one."""
     limit = clock.now() - timedelta(seconds=silence)
