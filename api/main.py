@@ -11,7 +11,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from sqlalchemy.orm import Session
 
+from api.allocations import queue_reads
 from api.allocations.router import router as allocations
+from api.allocations.waiting_router import router as waiting
 from api.billing.host_router import router as host_reports
 from api.billing.router import router as billing
 from api.core import audit, health, proof_keys
@@ -76,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         fleet_proof,
         fleet_groups,
         allocations,
+        waiting,
         operations,
         billing,
         host_reports,
@@ -106,6 +109,8 @@ def _provide(app: FastAPI, settings: Settings) -> None:
         ("ironyard_hosts", "Hosts by state", ("state",), _hosts),
         ("ironyard_host_info", "Hosts that are not retired", HOST_INFO, fleet_queries.host_info),
         ("ironyard_gpus", "GPUs by model and use", ("model", "use"), _gpus),
+        ("ironyard_queue", "Claims that wait for GPUs", ("priority",), queue_reads.lengths),
+        ("ironyard_queue_oldest_seconds", "How long the oldest of them waits", (), queue_reads.oldest),
         ("ironyard_findings", "Findings by kind and state", ("kind", "state"), leaks.count),
     ]
 

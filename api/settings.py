@@ -64,6 +64,11 @@ class Settings(BaseSettings):
     external_run_timeout: float = Field(default=120.0, gt=0, description="silence that ends a run by hand")
     queue_polling: float = Field(default=0.25, gt=0)
     expiry_interval: float = Field(default=5.0, gt=0)
+    queue_interval: float = Field(default=2.0, gt=0, description="how often claims that wait are looked at")
+    fair_share_window: int = Field(
+        default=7 * 86400, ge=60, description="use that decides whose turn it is in the queue"
+    )
+    preemption_notice: int = Field(default=600, ge=0, description="from the notice to the end")
     group_interval: float = Field(default=1.0, gt=0, description="how often groups begin their next hosts")
 
     node_exporter_port: int = Field(default=9100, ge=1, le=65535)

@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from api.allocations import service as allocations
+from api.allocations import turns
 from api.core import idempotency
 from api.core.access import system
 from api.core.db import Database, make_engine
@@ -73,6 +74,7 @@ class WorkerProcess:
                 (self.settings.worker_heartbeat, self.beat),
                 (self.settings.worker_heartbeat * 2, self.recover),
                 (self.settings.expiry_interval, self.expire),
+                (self.settings.queue_interval, self.serve_queue),
                 (self.settings.group_interval, self.advance_groups),
                 (self.settings.worker_timeout, self.end_silent_runs),
                 (self.settings.expiry_interval, self.look_after_health),
@@ -120,6 +122,9 @@ class WorkerProcess:
     def expire(self) -> None:
         for allocation_id in self.database.run(allocations.overdue, reading=True):
             self.database.run(partial(allocations.expire, actor=system(), allocation_id=allocation_id))
+
+    def serve_queue(self) -> None:
+        turns.serve(self.database, system(self.id), self.settings)
 
     def end_silent_runs(self) -> None:
         self.database.run(partial(fleet.fail_silent_runs, silence=self.settings.external_run_timeout))

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from api.allocations import approvals, window
+from api.allocations import approvals, waiting, window
 from api.allocations.lifecycle import Event, State, advance
 from api.allocations.limits import check_quota
 from api.allocations.models import Allocation, ClaimRequest, GroupRequest, HeldGpu, Hold, Placement
@@ -49,6 +49,7 @@ def claim(tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings) ->
     tenant = workspaces.lock_tenant(tx, actor, asked.workspace)
     now = clock.now()
     span = window.of(asked, now, settings)
+    waiting.check_priority(actor, tenant, asked.priority)
     allocation = Allocation(
         id=new_id(),
         workspace_id=tenant.id,
@@ -57,7 +58,8 @@ def claim(tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings) ->
         wanted=describe(asked),
         created_at=now,
         not_before=span.starts_at if span.later else None,
-        duration_seconds=asked.duration_seconds,
+        duration_seconds=asked.duration_seconds
+        or (None if asked.expires_at else settings.allocation_lifetime),
         expires_at=span.expires_at,
         ends_at=span.ends_at,
         priority=asked.priority,
@@ -79,13 +81,13 @@ def begin(
     span: Window,
     settings: Settings,
     *,
-    wait: bool,  # noqa: ARG001
+    wait: bool,
 ) -> Claimed:
     """What follows on a claim that nobody has to approve (any more).
 
     Raises QuotaExceeded, CapacityExceeded.
     """
-    return grant(tx, actor, tenant, allocation, span, settings)
+    return waiting.place(tx, actor, tenant, allocation, span, settings, wait=wait and not span.later)
 
 
 def grant(
@@ -108,14 +110,14 @@ def grant(
         separate=bool(allocation.wanted.get("separate_hosts")),
     )
     check_quota(tenant, Counter(gpu.model for gpu in taken) + Counter({ALL_MODELS: len(taken)}))
-    prices = _prices(tx, taken, started_at)
+    priced = prices(tx, taken, started_at)
     waited = sa.inspect(allocation).persistent
     before = allocation.state if waited else None
     if waited:
         advance(allocation.state, Event.GRANT)
     allocation.state, allocation.started_at, allocation.why = State.ACTIVE, started_at, why
     allocation.expires_at, allocation.ends_at = span.expires_at, span.ends_at
-    known = [rate for rate in prices if rate is not None]
+    known = [rate for rate in priced if rate is not None]
     if known:
         allocation.price_per_hour, allocation.currency = sum(known, Decimal(0)), settings.currency
     event = audit.row(
@@ -125,7 +127,7 @@ def grant(
         before={"state": before} if before else None,
         after={"workspace": tenant.slug, "gpus": [gpu.uuid for gpu in taken]},
     )
-    rows = hold_rows(allocation, taken, prices, started_at)
+    rows = hold_rows(allocation, taken, priced, started_at)
     if waited:
         tx.flush()
         insert_together(tx, (HOLDS, rows), (audit.EVENTS, [event]))
@@ -153,7 +155,7 @@ def hold_rows(
     ]
 
 
-def _prices(tx: Session, taken: Sequence[Taken], at: datetime) -> list[Decimal | None]:
+def prices(tx: Session, taken: Sequence[Taken], at: datetime) -> list[Decimal | None]:
     known = rates.in_force(tx, at)
     return [rates.price(known, gpu.model, gpu.region) for gpu in taken]
 

@@ -14,6 +14,7 @@ from api.allocations.models import Allocation, AllocationRead, ClaimRequest, Ext
 from api.core import etags
 from api.core.access import Actor, Permission, needs, needs_or_token
 from api.core.db import TransactionalRoute, Tx
+from api.core.exchange import RESPONSE
 from api.core.http import problems
 from api.core.pagination import Page, Pages, fetch
 from api.fleet.models import Inventory, ScrapeTarget
@@ -28,19 +29,29 @@ FAULTS = problems(401, 403, 404, 409, 422)
 REFUSALS = problems(401, 403, 404, 409, 412, 422)
 
 
-@router.post("/allocations", status_code=201, summary="Claim GPUs", responses=FAULTS)
+@router.post(
+    "/allocations",
+    status_code=201,
+    summary="Claim GPUs",
+    responses=FAULTS | {202: {"model": AllocationRead, "description": "It waits, and holds nothing yet"}},
+)
 def claim(
     asked: ClaimRequest,
     tx: Tx,
     actor: Claimer,
     request: Request,
 ) -> AllocationRead:
-    """All of the GPUs or none. `409` is `quota-exceeded` or `capacity-exceeded`, with the numbers."""
+    """All of the GPUs or none. `409` is `quota-exceeded` or `capacity-exceeded`, with the numbers.
+
+    With `wait` a claim that cannot be granted now is queued; `why` says what it waits for.
+    """
     settings = request.app.state.settings
     quickly = swift.claim(tx, actor, asked, settings)
     if quickly is not None:
         return quickly
     made = claims.claim(tx, actor, asked, settings)
+    if made.allocation.state in (State.QUEUED, State.REQUESTED):
+        tx.info[RESPONSE].status_code = 202
     return queries.read(made.allocation, made.workspace, made.gpus)
 
 

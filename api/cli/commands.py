@@ -39,6 +39,7 @@ SECTIONS = {
         "allocate": Entry("ledger:allocate", "Hold GPUs for a time: all that were asked for, or none."),
         "allocations": Entry("ledger:allocations", "List allocations, newest first."),
         "allocation": Entry("ledger:allocation", "Look at one allocation."),
+        "queue": Entry("queue:queue", "Show which claims wait for GPUs, and what for."),
         "extend": Entry("ledger:extend", "Move an allocation's end."),
         "release": Entry("ledger:release", "Give GPUs back; a host that nobody holds any more is cleaned."),
         "report": Entry("reports:app", "Report usage and capacity."),

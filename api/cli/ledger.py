@@ -20,6 +20,7 @@ Workspace = Annotated[str, typer.Option("--workspace", "-w", help="Slug or id.")
 For = Annotated[str | None, typer.Option("--for", metavar="DURATION", help="Such as 30m, 2h, 1d12h.")]
 Until = Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339; UTC where no zone is given.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="Or its unique beginning or end.")]
+OPEN = ("active", "queued", "reserved", "requested")
 COLUMNS = ("id", "state", "workspace", "GPUs", "model", "hosts", "who", "started", "expires")
 GPU_COLUMNS = ("host", "index", "GPU", "model", "memory MiB", "region", "health", "use", "held by")
 
@@ -59,6 +60,13 @@ def allocate(  # noqa: PLR0917
     same_host: Annotated[bool, typer.Option("--same-host", help="All on one host.")] = False,
     nvlink: Annotated[bool, typer.Option("--nvlink", help="All in one NVLink domain.")] = False,
     exclusive_host: Annotated[bool, typer.Option("--exclusive-host", help="One whole host.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Queue for what is not free now.")] = False,
+    priority: Annotated[
+        int, typer.Option(min=-100, max=100, help="In the queue; above 0 needs admin or owner.")
+    ] = 0,
+    preemptible: Annotated[
+        bool, typer.Option("--preemptible", help="May be ended, after a notice, for a claim that is not.")
+    ] = False,
     lasts: For = None,
     until: Until = None,
     idempotency_key: Annotated[
@@ -78,6 +86,9 @@ def allocate(  # noqa: PLR0917
         "same_host": same_host,
         "nvlink": nvlink,
         "exclusive_host": exclusive_host,
+        "wait": wait,
+        "priority": priority,
+        "preemptible": preemptible,
         "duration_seconds": int(duration(lasts).total_seconds()) if lasts else None,
         "expires_at": moment(until).isoformat() if until else None,
     }
@@ -87,11 +98,14 @@ def allocate(  # noqa: PLR0917
         output.emit(found)
         return
     _details(found)
-    print(f"\nGive them back: ironyard release {found['id']}")
+    if found["state"] == "active":
+        print(f"\nGive them back: ironyard release {found['id']}")
+    else:
+        print(f"\nWithdraw it: ironyard release {found['id']}")
 
 
 def allocations(
-    state: Annotated[str | None, typer.Option(help="active, released or expired")] = None,
+    state: Annotated[str | None, typer.Option(help="Such as active, queued or released.")] = None,
     workspace: Annotated[str | None, typer.Option("--workspace", "-w", help="Slug or id.")] = None,
     limit: Newest = 50,
     as_json: Json = False,
@@ -106,7 +120,7 @@ def allocations(
 def show(allocation_id: Id, as_json: Json = False) -> None:
     """Look at one allocation."""
     with connect() as client:
-        found = client.get(f"/allocations/{_id(client, allocation_id, active=False)}")
+        found = client.get(f"/allocations/{_id(client, allocation_id)}")
     if as_json:
         output.emit(found)
     else:
@@ -115,7 +129,7 @@ def show(allocation_id: Id, as_json: Json = False) -> None:
 
 def release(
     allocation_ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="Or the unique beginning or end of an active one's.")
+        list[str], typer.Argument(metavar="ID...", help="Or its unique beginning or end.")
     ],
     as_json: Json = False,
 ) -> None:
@@ -124,14 +138,17 @@ def release(
     with connect() as client:
         for wanted in allocation_ids:
             try:
-                found = client.post(f"/allocations/{_id(client, wanted, active=True)}/release")
+                found = client.post(f"/allocations/{_id(client, wanted, *OPEN)}/release")
             except Failure as failure:
                 output.say(f"{wanted}: {failure.sentence}")
                 failures.append(failure)
                 continue
             released.append(found)
             if not as_json:
-                print(f"{found['id']} is {found['state']}; its {len(found['gpus'])} GPUs are given back.")
+                given = (
+                    f"its {len(found['gpus'])} GPUs are given back" if found["gpus"] else "it held nothing"
+                )
+                print(f"{found['id']} is {found['state']}; {given}.")
     if as_json:
         output.emit(released)
     if failures:
@@ -142,7 +159,7 @@ def extend(allocation_id: Id, lasts: For = None, until: Until = None, as_json: J
     """Move an allocation's end: `--for` that much later than it is now planned, or to a time."""
     _one_end(lasts, until, needed=True)
     with connect() as client:
-        known = _id(client, allocation_id, active=True)
+        known = _id(client, allocation_id, "active")
         if lasts:
             planned = datetime.fromisoformat(client.get(f"/allocations/{known}")["expires_at"])
             end = planned + duration(lasts)
@@ -161,11 +178,13 @@ def _one_end(lasts: str | None, until: str | None, *, needed: bool) -> None:
         raise Failure(f"Give {which} of --for and --until.", Exit.USAGE)
 
 
-def _id(client: Client, wanted: str, *, active: bool) -> str:
+def _id(client: Client, wanted: str, *states: str) -> str:
+    """The whole id of one in any of the states, or of any one."""
     if is_id(wanted):
         return wanted
-    rows = client.pages("/allocations", state="active" if active else None)
-    return pick_id(wanted, [row["id"] for row in rows], "active allocation" if active else "allocation")
+    rows = [row for state in states or (None,) for row in client.pages("/allocations", state=state)]
+    kind = "allocation" if not states else "active allocation" if len(states) == 1 else "open allocation"
+    return pick_id(wanted, [row["id"] for row in rows], kind)
 
 
 def _details(found: Any) -> None:
@@ -175,7 +194,9 @@ def _details(found: Any) -> None:
             ("state", found["state"]),
             ("workspace", found["workspace"]),
             ("who", found["requested_by"]),
-            ("started", output.moment(found["started_at"])),
+            ("waits for", (found["why"] or {}).get("detail") if found["state"] == "queued" else None),
+            ("yields at", output.moment(found["preempt_at"]) if found["preempt_at"] else None),
+            ("started", output.moment(found["started_at"]) if found["started_at"] else None),
             ("expires", output.moment(found["expires_at"]) if found["state"] == "active" else None),
             ("ended", output.moment(found["ended_at"]) if found["ended_at"] else None),
         )
@@ -198,8 +219,8 @@ def _row(row: Any) -> tuple[Any, ...]:
         sorted({gpu["model"] for gpu in held}),
         sorted({gpu["host"] for gpu in held}),
         row["requested_by"],
-        output.since(row["started_at"]),
-        output.since(row["expires_at"]),
+        output.since(row["started_at"]) if row["started_at"] else None,
+        output.since(row["expires_at"]) if row["expires_at"] else None,
     )
 
 

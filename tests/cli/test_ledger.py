@@ -130,7 +130,7 @@ def test_release_of_several_goes_on_after_a_failure(cli: Cli, fleet: Any) -> Non
     held = [cli.json("allocate", "--gpus", "1")["id"] for _ in range(2)]
     text = cli("release", held[0], "ffff", held[1][-12:], code=Exit.NOT_FOUND)
     assert text.count("given back") == 2
-    assert "no active allocation ffff" in cli.stderr
+    assert "no open allocation ffff" in cli.stderr
 
 
 def test_extend_adds_to_the_planned_end_or_names_a_new_one(cli: Cli, fleet: Any) -> None:

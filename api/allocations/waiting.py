@@ -1,0 +1,262 @@
+"""The queue: who waits for GPUs, in which order, and who may be served before them.
+
+A claim that goes first must not hold up one that waits for capacity: with it granted, each that comes before
+it could still begin as early as without it, by the known ends. (EASY backfill, for more than the first.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from sqlmodel import col
+
+from api.allocations import claims, demands, preemption, shares
+from api.allocations.lifecycle import Event, State, advance
+from api.allocations.limits import QuotaExceeded, check_quota
+from api.allocations.models import Allocation
+from api.allocations.window import Window
+from api.core import audit, clock
+from api.core.access import Actor
+from api.core.db import is_sqlite
+from api.core.errors import Conflict, Forbidden
+from api.fleet import pool as fleet_pool
+from api.fleet.placement import CapacityExceeded
+from api.fleet.pool import SOON, Demand, Pool
+from api.workspaces.models import WorkspaceRole
+
+if TYPE_CHECKING:
+    from api.allocations.claims import Claimed
+    from api.settings import Settings
+    from api.workspaces.service import Tenant
+
+HEADS = 8  # of those that come first so many are looked after
+SERIALIZE = sa.text("SELECT pg_advisory_xact_lock(7308898)")
+ANYONE = sa.select(sa.exists().where(col(Allocation.state) == sa.literal_column("'queued'")))
+PRIVILEGED = frozenset({WorkspaceRole.OWNER, WorkspaceRole.ADMIN})
+
+
+class WaitsFor(StrEnum):
+    CAPACITY = "capacity"
+    QUOTA = "quota"
+    TURN = "turn"  # there are GPUs, and taking them would hold up somebody before it
+    BUDGET = "budget"
+
+
+REASONS = {
+    CapacityExceeded.code: WaitsFor.CAPACITY,
+    QuotaExceeded.code: WaitsFor.QUOTA,
+    "budget-exceeded": WaitsFor.BUDGET,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One in the line; `share` is what its workspace used lately, in GPU-seconds."""
+
+    allocation: Allocation
+    position: int
+    share: int
+
+
+def anyone(tx: Session) -> bool:
+    return bool(tx.execute(ANYONE).scalar_one())
+
+
+def check_priority(actor: Actor, tenant: Tenant, priority: int) -> None:
+    if priority > 0 and tenant.role not in PRIVILEGED and not actor.operates:
+        raise Forbidden(
+            f"A priority above 0 needs owner or admin of {tenant.slug}; you are {tenant.role}. "
+            f"Ask with priority 0 or below, or ask one of them.",
+            priority=priority,
+        )
+
+
+def line(tx: Session, settings: Settings) -> list[Waiting]:
+    """All that wait, in the order in which they are served.
+
+    Those for which others are being ended come first, since these were ended for nobody else. Then priority
+    decides, then which workspace has used less lately, then age.
+    """
+    rows = list(tx.execute(sa.select(Allocation).where(col(Allocation.state) == State.QUEUED)).scalars())
+    now = clock.now()
+    since = now - timedelta(seconds=settings.fair_share_window)
+    used = shares.used(tx, {row.workspace_id for row in rows}, since, now) if rows else {}
+    rows.sort(key=lambda row: (not owed(row), -row.priority, used[row.workspace_id], row.created_at, row.id))
+    return [Waiting(row, position, used[row.workspace_id]) for position, row in enumerate(rows, 1)]
+
+
+def owed(allocation: Allocation) -> bool:
+    """Whether preemptible allocations are, or were, ended for it."""
+    return bool((allocation.why or {}).get("yielding"))
+
+
+def waits_for(allocation: Allocation) -> str | None:
+    return (allocation.why or {}).get("waits_for")
+
+
+def place(
+    tx: Session,
+    actor: Actor,
+    tenant: Tenant,
+    allocation: Allocation,
+    span: Window,
+    settings: Settings,
+    *,
+    wait: bool,
+) -> Claimed:
+    """Grant it if that holds up nobody who waits; else, with `wait`, queue it.
+
+    Raises QuotaExceeded and CapacityExceeded where it does not wait, or would wait in vain.
+    """
+    heads = before(tx, allocation, settings) if anyone(tx) else []
+    try:
+        if not wait and not heads:
+            return claims.grant(tx, actor, tenant, allocation, span, settings)
+        return considerate(tx, actor, tenant, allocation, span, heads, settings)
+    except (QuotaExceeded, CapacityExceeded) as short:
+        if not wait:
+            raise preemption.told(tx, short, allocation, settings) from None
+        _refuse_in_vain(tx, short, tenant, demands.of(allocation, settings))
+        return enqueue(tx, actor, tenant, allocation, short, settings)
+
+
+def before(tx: Session, allocation: Allocation, settings: Settings) -> list[Demand]:
+    """What those need that wait for capacity that this one competes for, and come before it."""
+    why = col(Allocation.why)
+    is_owed = why["yielding"].as_string().is_not(None)
+    rows = tx.execute(
+        sa.select(Allocation)
+        .where(
+            col(Allocation.state) == State.QUEUED,
+            col(Allocation.id) != allocation.id,
+            why["waits_for"].as_string() == WaitsFor.CAPACITY.value,
+            sa.or_(col(Allocation.priority) >= allocation.priority, is_owed),
+        )
+        .order_by(is_owed.desc(), col(Allocation.priority).desc(), col(Allocation.id))
+        .limit(HEADS * 8)
+    ).scalars()
+    own = demands.of(allocation, settings)
+    heads = [demands.of(row, settings) for row in rows]
+    return [head for head in heads if head.competes(own)]
+
+
+def considerate(
+    tx: Session,
+    actor: Actor,
+    tenant: Tenant,
+    allocation: Allocation,
+    span: Window,
+    heads: Sequence[Demand],
+    settings: Settings,
+) -> Claimed:
+    """Grant it unless that holds up one of `heads`; a refusal leaves no trace.
+
+    Raises QuotaExceeded and CapacityExceeded; the latter says `ahead`, how many come first, when there are
+    GPUs and taking them would hold up one of these.
+    """
+    kept = allocation.model_dump()
+    heads = list(dict.fromkeys(heads))[:HEADS]
+    try:
+        with tx.begin_nested():
+            if heads and not is_sqlite(tx):
+                tx.execute(SERIALIZE)  # two at once, each harmless by itself, could together hold up a third
+            pool = demands.pool(tx, heads, span.starts_at, settings) if heads else None
+            made = claims.grant(tx, actor, tenant, allocation, span, settings)
+            if pool is not None and _holds_up(tx, pool, heads, span, settings):
+                raise _ahead(allocation, len(heads))
+            return made
+    except Conflict:
+        if not sa.inspect(allocation).persistent:
+            for name, value in kept.items():
+                setattr(allocation, name, value)
+        raise
+
+
+def _holds_up(tx: Session, pool: Pool, heads: Sequence[Demand], span: Window, settings: Settings) -> bool:
+    starts = [(head, pool.start(head)) for head in heads]
+    touched = [(head, start) for head, start in starts if start is not None and span.free_at > start]
+    if not touched:
+        return False
+    now = demands.pool(tx, [head for head, _ in touched], span.starts_at, settings)
+    return any(not now.can(head, start) for head, start in touched)
+
+
+def _ahead(allocation: Allocation, number: int) -> CapacityExceeded:
+    waiters = "1 claim waits" if number == 1 else f"{number} claims wait"
+    return CapacityExceeded(
+        f"{waiters} for the same GPUs and would be held up. Ask for a shorter time or for other GPUs, "
+        "or queue as well with wait=true.",
+        asked=allocation.wanted,
+        ahead=number,
+    )
+
+
+def _refuse_in_vain(tx: Session, short: Conflict, tenant: Tenant, demand: Demand) -> None:
+    """Raises what is short where no release can help: the quotas or the fleet are too small."""
+    unused = tuple(replace(limit, used=0) for limit in tenant.limits)
+    check_quota(replace(tenant, limits=unused), demands.gpus(demand))
+    if not fleet_pool.read(tx, [demand], clock.now(), timedelta(0)).ever(demand):
+        if isinstance(short, CapacityExceeded):
+            short.detail += " The fleet has too few: waiting would not help."
+            raise short
+        raise CapacityExceeded("The fleet has too few GPUs that match: waiting would not help.")
+
+
+def enqueue(
+    tx: Session, actor: Actor, tenant: Tenant, allocation: Allocation, short: Conflict, settings: Settings
+) -> Claimed:
+    """Queue a claim that is new, or approved now."""
+    if sa.inspect(allocation).persistent:
+        allocation.state = advance(allocation.state, Event.QUEUE)
+    else:
+        allocation.state = State.QUEUED
+        tx.add(allocation)
+    if allocation.duration_seconds is not None:
+        allocation.expires_at = allocation.ends_at = None
+    allocation.why = {}
+    tx.flush()
+    position = next(one.position for one in line(tx, settings) if one.allocation.id == allocation.id)
+    demand = demands.of(allocation, settings)
+    start = demands.pool(tx, [demand], clock.now(), settings).start(demand)
+    allocation.why = note(allocation, short, position, start)
+    tx.flush()
+    after = {"workspace": tenant.slug, "priority": allocation.priority} | allocation.why
+    audit.record(tx, actor, "allocation.queued", allocation.id, after=after)
+    return claims.Claimed(allocation, tenant.slug, [])
+
+
+def note(
+    allocation: Allocation, short: Conflict | None, position: int, start: datetime | None
+) -> dict[str, Any]:
+    """Why it waits, as its `why` says; `short` is None where only the forecast says that GPUs are missing."""
+    kept = allocation.why or {}
+    turn = short is not None and "ahead" in short.facts
+    reason = REASONS.get(short.code, short.code) if short else WaitsFor.CAPACITY
+    made = {
+        "waits_for": WaitsFor.TURN if turn else reason,
+        "position": position,
+        "enough_at": start.isoformat() if start and start > clock.now() + SOON else None,
+        "detail": short.detail
+        if short and reason != WaitsFor.CAPACITY
+        else _detail(allocation, start, turn=turn),
+    }
+    if reason == WaitsFor.CAPACITY and kept.get("yielding"):
+        made["yielding"] = kept["yielding"]
+    return made
+
+
+def _detail(allocation: Allocation, start: datetime | None, *, turn: bool) -> str:
+    if turn:
+        return "There are GPUs for it, and claims before it would be held up."
+    asked = f"{allocation.wanted['gpus']} GPUs as asked for are not free together"
+    if start is None:
+        return f"{asked}, and no known end leads there."
+    if start <= clock.now() + SOON:
+        return f"{asked}; they are expected any moment."
+    return f"{asked}; by the known ends they are at {start:%Y-%m-%dT%H:%M:%SZ}."
