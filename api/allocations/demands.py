@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -62,8 +62,15 @@ def pending(tx: Session) -> dict[UUID, datetime]:
     return {row.id: row.preempt_at for row in rows}
 
 
-def pool(tx: Session, demands: Sequence[Demand], now: datetime, settings: Settings) -> Pool:
+def pool(
+    tx: Session,
+    demands: Sequence[Demand],
+    now: datetime,
+    settings: Settings,
+    *,
+    hosts: Collection[UUID] | None = None,
+) -> Pool:
     """What is free, and when the rest will be: by the known ends, and by what is to yield."""
     gap = timedelta(seconds=settings.cleaning_gap)
     ends = {holder: window.free_at(end, settings) for holder, end in pending(tx).items()}
-    return fleet_pool.read(tx, demands, now, gap).ending(ends)
+    return fleet_pool.read(tx, demands, now, gap, hosts=hosts).ending(ends)

@@ -18,7 +18,7 @@ from api.allocations import demands, preemption, service, waiting
 from api.allocations.lifecycle import Event, State
 from api.allocations.limits import QuotaExceeded, check_quota
 from api.allocations.models import Allocation
-from api.allocations.waiting import Waiting, WaitsFor
+from api.allocations.waiting import Head, Waiting, WaitsFor
 from api.core import clock, notices
 from api.core.access import Actor
 from api.core.db import Database
@@ -57,7 +57,7 @@ def serve(database: Database, actor: Actor, settings: Settings) -> None:
     run = database.run
     for allocation_id in run(demands.pending, reading=True):
         run(partial(preemption.settle, actor=actor, allocation_id=allocation_id))
-    ahead: list[Demand] = []
+    ahead: list[Head] = []
     looked_at: dict[tuple[Any, ...], str | None] = {}
     for seen in run(partial(survey, settings=settings), reading=True):
         reason = looked_at.get(seen.kind)
@@ -69,7 +69,7 @@ def serve(database: Database, actor: Actor, settings: Settings) -> None:
                 continue
         looked_at[seen.kind] = reason
         if reason == WaitsFor.CAPACITY:
-            ahead.append(seen.demand)
+            ahead.append(Head(seen.demand, seen.start))
 
 
 def survey(tx: Session, settings: Settings) -> list[Seen]:
@@ -109,7 +109,7 @@ def _seen(
     )
 
 
-def turn(tx: Session, actor: Actor, seen: Seen, ahead: Sequence[Demand], settings: Settings) -> str | None:
+def turn(tx: Session, actor: Actor, seen: Seen, ahead: Sequence[Head], settings: Settings) -> str | None:
     """Grant it, or note why it goes on waiting: what for; None when it does not wait any more."""
     found = _lock(tx, actor, seen)
     if found is None:
@@ -127,7 +127,7 @@ def turn(tx: Session, actor: Actor, seen: Seen, ahead: Sequence[Demand], setting
         allocation.why = noted
         tx.flush()
     if noted["waits_for"] == WaitsFor.CAPACITY:
-        preemption.plan(tx, actor, allocation, ahead, settings)
+        preemption.plan(tx, actor, allocation, [head.demand for head in ahead], settings)
     return str(noted["waits_for"])
 
 
@@ -182,13 +182,13 @@ def _grant(
     actor: Actor,
     tenant: Tenant,
     allocation: Allocation,
-    ahead: Sequence[Demand],
+    ahead: Sequence[Head],
     settings: Settings,
 ) -> Conflict | None:
     """None when it is granted; else what is short."""
     own = demands.of(allocation, settings)
     span = demands.span(allocation, clock.now(), settings)
-    heads = [head for head in ahead if head.competes(own)]
+    heads = [head for head in ahead if head.demand.competes(own)]
     try:
         waiting.considerate(tx, actor, tenant, allocation, span, heads, settings)
     except Conflict as short:

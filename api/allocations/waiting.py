@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -62,6 +62,13 @@ class Waiting:
     allocation: Allocation
     position: int
     share: int
+
+
+class Head(NamedTuple):
+    """One that comes first, and when it is to begin as was last forecast; None where that is not known."""
+
+    demand: Demand
+    start: datetime | None
 
 
 def anyone(tx: Session) -> bool:
@@ -126,8 +133,8 @@ def place(
         return enqueue(tx, actor, tenant, allocation, short, settings)
 
 
-def before(tx: Session, allocation: Allocation, settings: Settings) -> list[Demand]:
-    """What those need that wait for capacity that this one competes for, and come before it."""
+def before(tx: Session, allocation: Allocation, settings: Settings) -> list[Head]:
+    """Those that wait for capacity that this one competes for, and come before it."""
     why = col(Allocation.why)
     is_owed = why["yielding"].as_string().is_not(None)
     rows = tx.execute(
@@ -142,8 +149,13 @@ def before(tx: Session, allocation: Allocation, settings: Settings) -> list[Dema
         .limit(HEADS * 8)
     ).scalars()
     own = demands.of(allocation, settings)
-    heads = [demands.of(row, settings) for row in rows]
-    return [head for head in heads if head.competes(own)]
+    heads = [Head(demands.of(row, settings), _enough_at(row)) for row in rows]
+    return [head for head in heads if head.demand.competes(own)]
+
+
+def _enough_at(row: Allocation) -> datetime | None:
+    known = (row.why or {}).get("enough_at")
+    return datetime.fromisoformat(known) if known else None
 
 
 def considerate(
@@ -152,7 +164,7 @@ def considerate(
     tenant: Tenant,
     allocation: Allocation,
     span: Window,
-    heads: Sequence[Demand],
+    heads: Sequence[Head],
     settings: Settings,
 ) -> Claimed:
     """Grant it unless that holds up one of `heads`; a refusal leaves no trace.
@@ -161,15 +173,16 @@ def considerate(
     GPUs and taking them would hold up one of these.
     """
     kept = allocation.model_dump()
-    heads = list(dict.fromkeys(heads))[:HEADS]
+    touched = [head.demand for head in heads if head.start is None or span.free_at > head.start]
+    touched = list(dict.fromkeys(touched))[:HEADS]
     try:
         with tx.begin_nested():
-            if heads and not is_sqlite(tx):
+            if touched and not is_sqlite(tx):
                 tx.execute(SERIALIZE)  # two at once, each harmless by itself, could together hold up a third
-            pool = demands.pool(tx, heads, span.starts_at, settings) if heads else None
+            pool = demands.pool(tx, touched, span.starts_at, settings) if touched else None
             made = claims.grant(tx, actor, tenant, allocation, span, settings)
-            if pool is not None and _holds_up(tx, pool, heads, span, settings):
-                raise _ahead(allocation, len(heads))
+            if pool is not None and _holds_up(tx, pool, touched, made, span, settings):
+                raise _ahead(allocation, len(touched))
             return made
     except Conflict:
         if not sa.inspect(allocation).persistent:
@@ -178,13 +191,13 @@ def considerate(
         raise
 
 
-def _holds_up(tx: Session, pool: Pool, heads: Sequence[Demand], span: Window, settings: Settings) -> bool:
+def _holds_up(
+    tx: Session, pool: Pool, heads: Sequence[Demand], made: Claimed, span: Window, settings: Settings
+) -> bool:
+    hosts = {gpu.host_id for gpu in made.gpus}
+    after = pool.with_hosts(demands.pool(tx, heads, span.starts_at, settings, hosts=hosts))
     starts = [(head, pool.start(head)) for head in heads]
-    touched = [(head, start) for head, start in starts if start is not None and span.free_at > start]
-    if not touched:
-        return False
-    now = demands.pool(tx, [head for head, _ in touched], span.starts_at, settings)
-    return any(not now.can(head, start) for head, start in touched)
+    return any(start is not None and not after.can(head, start) for head, start in starts)
 
 
 def _ahead(allocation: Allocation, number: int) -> CapacityExceeded:

@@ -17,80 +17,18 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from api.core.columns import UtcDateTime
 from api.core.db import table
-from api.fleet import mig
 from api.fleet.lifecycle import LENDABLE, State
 from api.fleet.models import Gpu, Health, Host
+from api.fleet.slots import Demand, Slot, bucket, hardest_first
 from api.fleet.wanted import Wanted
+
+__all__ = ["SOON", "Demand", "Pool", "Slot", "read"]
 
 GPU, HOST = table(Gpu), table(Host)
 COMES_BACK = LENDABLE | {State.RECLAIMING, State.CLEANING}
 SOON = timedelta(minutes=1)  # what is late or being cleaned is not free now, and nobody knows when exactly
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """Groups that are to be placed together, for so long or until a moment; both include the clean after."""
-
-    groups: tuple[Wanted, ...]
-    separate: bool = False
-    lasts: timedelta = timedelta(0)
-    until: datetime | None = None
-
-    def free_at(self, start: datetime) -> datetime:
-        return self.until or start + self.lasts
-
-    @property
-    def count(self) -> int:
-        return sum(group.count for group in self.groups)
-
-    def competes(self, other: Demand) -> bool:
-        """Whether one GPU could serve both."""
-        return any(_overlap(mine, theirs) for mine in self.groups for theirs in other.groups)
-
-
-def _overlap(one: Wanted, other: Wanted) -> bool:
-    if one.model and other.model and one.model != other.model:
-        return False
-    if one.region and other.region and one.region != other.region:
-        return False
-    labels = dict(one.labels)
-    return all(labels.get(key, value) == value for key, value in other.labels)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Slot:
-    """GPUs of one host that are alike; `at` is from when they may be lent, None where nobody knows."""
-
-    host_id: UUID
-    domain: str | None
-    model: str
-    memory_mib: int
-    region: str
-    labels: Mapping[str, str]
-    holder: UUID | None
-    at: datetime | None
-    booked_from: datetime | None
-    count: int
-
-    def suits(self, wanted: Wanted) -> bool:
-        return (
-            (wanted.model is None or wanted.model == self.model)
-            and (wanted.memory_mib is None or wanted.memory_mib <= self.memory_mib)
-            and (wanted.region is None or wanted.region == self.region)
-            and not (wanted.nvlink and self.domain is None)
-            and all(self.labels.get(key) == value for key, value in wanted.labels)
-            and (
-                wanted.mig_profile is None
-                or mig.instances(wanted.mig_profile, self.model, self.memory_mib) > 0
-            )
-        )
-
-    def open(self, demand: Demand, moment: datetime, now: datetime) -> bool:
-        """Whether it may be lent at that moment, and is not reserved before the demand is over."""
-        if self.at is None or self.at > moment:
-            return False
-        return self.booked_from is None or self.booked_from >= demand.free_at(max(self.at, now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +39,10 @@ class Pool:
     def start(self, demand: Demand) -> datetime | None:
         """The earliest moment at which all of it could be placed; None when no known end leads there."""
         own = self._serving(demand)
-        moments = sorted({max(slot.at, self.now) for slot in own.slots if slot.at is not None})
-        first = bisect_left(moments, True, key=lambda moment: own.can(demand, moment))
-        if first == len(moments) or (demand.until is not None and moments[first] >= demand.until):
+        start = _first_for_one(own, demand) if len(demand.groups) == 1 else _first_for_several(own, demand)
+        if start is None or (demand.until is not None and start >= demand.until):
             return None
-        return moments[first]
+        return max(start, self.now)
 
     def can(self, demand: Demand, moment: datetime) -> bool:
         """Whether all of it could be placed at that moment."""
@@ -141,6 +78,13 @@ class Pool:
 
         return replace(self, slots=tuple(moved(slot) for slot in self.slots)) if ends else self
 
+    def with_hosts(self, other: Pool) -> Pool:
+        """The same, with what the other says of its hosts."""
+        newer = {slot.host_id for slot in other.slots}
+        return replace(
+            self, slots=(*(slot for slot in self.slots if slot.host_id not in newer), *other.slots)
+        )
+
     def holders(self, demand: Demand) -> dict[UUID, int]:
         """Who holds GPUs that would serve it, and how many."""
         found: dict[UUID, int] = defaultdict(int)
@@ -169,7 +113,7 @@ class Pool:
         if sum(left.values()) < demand.count:
             return None
         used: set[UUID] = set()
-        for group in sorted(demand.groups, key=_hardest_first):
+        for group in sorted(demand.groups, key=hardest_first):
             taken = self._place(group, left, used if demand.separate else frozenset())
             if taken is None:
                 return None
@@ -201,10 +145,9 @@ class Pool:
         """The host, or the NVLink domain, that it fits most tightly."""
         buckets: dict[tuple[str, str], dict[Slot, int]] = defaultdict(dict)
         for slot, number in open_.items():
-            domain = (slot.domain or "") if group.nvlink and not group.exclusive_host else ""
-            buckets["" if group.spans_hosts else str(slot.host_id), domain][slot] = number
+            buckets[bucket(group, slot)][slot] = number
         sizes = {key: sum(bucket.values()) for key, bucket in buckets.items()}
-        whole = self._sizes() if group.exclusive_host else {}
+        whole = self.sizes() if group.exclusive_host else {}
         fitting = [
             (size, key)
             for key, size in sizes.items()
@@ -212,47 +155,86 @@ class Pool:
         ]
         return buckets[min(fitting)[1]] if fitting else {}
 
-    def _sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, int]:
+        """The GPUs of each host."""
         sizes: dict[str, int] = defaultdict(int)
         for slot in self.slots:
             sizes[str(slot.host_id)] += slot.count
         return sizes
 
 
-def _hardest_first(group: Wanted) -> tuple[Any, ...]:
-    narrow = len(group.filters) + len(group.labels) + (group.mig_profile is not None)
-    return not group.exclusive_host, not group.nvlink, not group.same_host, -narrow, -group.count
+def _first_for_one(pool: Pool, demand: Demand) -> datetime | None:
+    """When the last GPU that it needs comes free, in the bucket where that is first."""
+    (group,) = demand.groups
+    whole = pool.sizes() if group.exclusive_host else {}
+    buckets: dict[tuple[str, str], list[tuple[datetime, int]]] = defaultdict(list)
+    for slot in pool.slots:
+        if slot.at is not None and slot.open(demand, slot.at, pool.now) and slot.suits(group):
+            buckets[bucket(group, slot) if group.together else ("", "")].append((slot.at, slot.count))
+    starts = []
+    for key, found in buckets.items():
+        needed = max(group.count, whole.get(key[0], 0))
+        for at, number in sorted(found):
+            needed -= number
+            if needed <= 0:
+                starts.append(at)
+                break
+    return min(starts, default=None)
 
 
-def read(tx: Session, demands: Sequence[Demand], now: datetime, gap: timedelta) -> Pool:
-    """Every GPU that could serve one of the demands; `gap` is what a clean takes."""
+def _first_for_several(pool: Pool, demand: Demand) -> datetime | None:
+    moments = sorted({max(slot.at, pool.now) for slot in pool.slots if slot.at is not None})
+    first = bisect_left(moments, True, key=lambda moment: pool.can(demand, moment))
+    return moments[first] if first < len(moments) else None
+
+
+def read(
+    tx: Session,
+    demands: Sequence[Demand],
+    now: datetime,
+    gap: timedelta,
+    *,
+    hosts: Collection[UUID] | None = None,
+) -> Pool:
+    """Every GPU that could serve one of the demands (on these hosts); `gap` is what a clean takes."""
     known = (
-        HOST.c.id.label("host_id"),
-        HOST.c.state,
-        HOST.c.state_since,
-        HOST.c.cordoned,
+        GPU.c.host_id,
         GPU.c.nvlink_domain,
         GPU.c.model,
         GPU.c.memory_mib,
         GPU.c.region,
-        GPU.c.health,
-        GPU.c.schedulable,
         GPU.c.held_by,
-        GPU.c.held_until,
+        _known_from(now).label("known_from"),
         GPU.c.booked_from,
     )
     groups = [group for demand in demands for group in demand.groups]
-    rows = tx.execute(
+    statement = (
         sa.select(*known, sa.func.count().label("number"))
         .select_from(GPU.join(HOST, HOST.c.id == GPU.c.host_id))
         .where(GPU.c.removed_at.is_(None), _may_serve(groups))
         .group_by(*known)
-    ).all()
+    )
+    if hosts is not None:
+        statement = statement.where(GPU.c.host_id.in_(hosts))
+    rows = tx.execute(statement).all()
     labels: Mapping[UUID, Any] = {}
     if any(group.labels for group in groups):
         named = sa.select(HOST.c.id, HOST.c.labels).where(HOST.c.state != State.RETIRED)
         labels = {row.id: row.labels for row in tx.execute(named)}
-    return Pool(now, tuple(_slot(row, labels.get(row.host_id, {}), now, gap) for row in rows))
+    soon = now + SOON
+    return Pool(now, tuple(_slot(row, labels.get(row[0], {}), now, soon, gap) for row in rows))
+
+
+def _known_from(now: datetime) -> sa.ColumnElement[datetime]:
+    """Now, or the planned end of its hold, or when its host's clean began; null where only a repair tells."""
+    away = sa.or_(HOST.c.cordoned, GPU.c.health != Health.OK, HOST.c.state.not_in(COMES_BACK))
+    return sa.case(
+        (sa.and_(GPU.c.held_by.is_(None), GPU.c.schedulable), sa.literal(now, UtcDateTime)),
+        (away, sa.null()),
+        (GPU.c.held_by.is_not(None), GPU.c.held_until),
+        (HOST.c.state.in_(LENDABLE), sa.null()),  # its check has failed or is too old
+        else_=HOST.c.state_since,
+    )
 
 
 def _may_serve(groups: Sequence[Wanted]) -> sa.ColumnElement[bool]:
@@ -263,30 +245,11 @@ def _may_serve(groups: Sequence[Wanted]) -> sa.ColumnElement[bool]:
     return GPU.c.model.in_(sorted(model for model in models if model))
 
 
-def _slot(row: Any, labels: Mapping[str, str], now: datetime, gap: timedelta) -> Slot:
-    return Slot(
-        row.host_id,
-        row.nvlink_domain,
-        row.model,
-        row.memory_mib,
-        row.region,
-        labels,
-        row.held_by,
-        _available(row, now, gap),
-        row.booked_from,
-        row.number,
-    )
-
-
-def _available(row: Any, now: datetime, gap: timedelta) -> datetime | None:
-    """From when it may be lent; None where only somebody's repair can tell."""
-    if row.held_by is None and row.schedulable:
-        return now
-    if row.cordoned or row.health is not Health.OK or row.state not in COMES_BACK:
-        return None
-    if row.held_by is not None:
-        return max(row.held_until, now + SOON) if row.held_until else None
-    if row.state in LENDABLE:  # its check has failed or is too old
-        return None
-    since: datetime = row.state_since
-    return max(since + gap, now + SOON)
+def _slot(row: Any, labels: Mapping[str, str], now: datetime, soon: datetime, gap: timedelta) -> Slot:
+    host_id, domain, model, memory_mib, region, holder, known_from, booked_from, count = row
+    at: datetime | None = known_from
+    if known_from is not None and holder is not None:
+        at = max(known_from, soon)
+    elif known_from is not None and known_from < now:
+        at = max(known_from + gap, soon)
+    return Slot(host_id, domain, model, memory_mib, region, labels, holder, at, booked_from, count)
