@@ -6,7 +6,7 @@ it could still begin as early as without it, by the known ends. (EASY backfill, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -117,7 +117,7 @@ def place(
     *,
     wait: bool,
 ) -> Claimed:
-    """Grant it if that holds up nobody who waits; else, with `wait`, queue it.
+    """Grant it if that holds up nobody who waits; else, with `wait`, queue it. Not for a later window.
 
     Raises QuotaExceeded and CapacityExceeded where it does not wait, or would wait in vain.
     """
@@ -173,17 +173,15 @@ def considerate(
     GPUs and taking them would hold up one of these.
     """
     kept = allocation.model_dump()
-    touched = [head.demand for head in heads if head.start is None or span.free_at > head.start]
-    touched = list(dict.fromkeys(touched))[:HEADS]
     try:
-        with tx.begin_nested():
-            if touched and not is_sqlite(tx):
-                tx.execute(SERIALIZE)  # two at once, each harmless by itself, could together hold up a third
-            pool = demands.pool(tx, touched, span.starts_at, settings) if touched else None
-            made = claims.grant(tx, actor, tenant, allocation, span, settings)
-            if pool is not None and _holds_up(tx, pool, touched, made, span, settings):
-                raise _ahead(allocation, len(touched))
-            return made
+        return unless_held_up(
+            tx,
+            allocation,
+            span,
+            heads,
+            settings,
+            lambda: claims.grant(tx, actor, tenant, allocation, span, settings),
+        )
     except Conflict:
         if not sa.inspect(allocation).persistent:
             for name, value in kept.items():
@@ -191,11 +189,34 @@ def considerate(
         raise
 
 
-def _holds_up(
-    tx: Session, pool: Pool, heads: Sequence[Demand], made: Claimed, span: Window, settings: Settings
-) -> bool:
-    hosts = {gpu.host_id for gpu in made.gpus}
-    after = pool.with_hosts(demands.pool(tx, heads, span.starts_at, settings, hosts=hosts))
+def unless_held_up(
+    tx: Session,
+    allocation: Allocation,
+    span: Window,
+    heads: Sequence[Head],
+    settings: Settings,
+    take: Callable[[], Claimed],
+) -> Claimed:
+    """What `take` does for the allocation, holding GPUs now or setting them aside for its window.
+
+    It is taken back if that holds up one of `heads`: raises CapacityExceeded, and whatever `take` does.
+    """
+    touched = [head.demand for head in heads if head.start is None or span.free_at > head.start]
+    touched = list(dict.fromkeys(touched))[:HEADS]
+    with tx.begin_nested():
+        if touched and not is_sqlite(tx):
+            tx.execute(SERIALIZE)  # two at once, each harmless by itself, could together hold up a third
+        now = clock.now()
+        pool = demands.pool(tx, touched, now, settings) if touched else None
+        made = take()
+        if pool is not None and _holds_up(tx, pool, touched, made, settings):
+            raise _ahead(allocation, len(touched))
+        return made
+
+
+def _holds_up(tx: Session, pool: Pool, heads: Sequence[Demand], made: Claimed, settings: Settings) -> bool:
+    hosts = {gpu.host_id for gpu in made.gpus} or None
+    after = pool.with_hosts(demands.pool(tx, heads, pool.now, settings, hosts=hosts))
     starts = [(head, pool.start(head)) for head in heads]
     return any(start is not None and not after.can(head, start) for head, start in starts)
 

@@ -17,7 +17,7 @@ from api.monitoring import lifecycle as finding
 
 TABLES: list[tuple[ModuleType, StrEnum]] = [
     (host, host.State.NEW),
-    (allocation, allocation.State.ACTIVE),
+    (allocation, allocation.State.REQUESTED),
     (operation, operation.State.QUEUED),
     (finding, finding.State.OPEN),
 ]
