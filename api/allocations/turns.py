@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -57,9 +58,12 @@ def serve(database: Database, actor: Actor, settings: Settings) -> None:
     run = database.run
     for allocation_id in run(demands.pending, reading=True):
         run(partial(preemption.settle, actor=actor, allocation_id=allocation_id))
+    look = partial(survey, settings=settings)
+    line, outdated = deque(run(look, reading=True)), False
     ahead: list[Head] = []
     looked_at: dict[tuple[Any, ...], str | None] = {}
-    for seen in run(partial(survey, settings=settings), reading=True):
+    while line:
+        seen = line.popleft()
         reason = looked_at.get(seen.kind)
         if reason is None or (reason != WaitsFor.QUOTA and (seen.stale or seen.may_preempt)):
             try:
@@ -68,8 +72,12 @@ def serve(database: Database, actor: Actor, settings: Settings) -> None:
                 log.exception("the turn of allocation %s failed; trying again", seen.id)
                 continue
         looked_at[seen.kind] = reason
+        outdated = outdated or reason is None
         if reason == WaitsFor.CAPACITY:
             ahead.append(Head(seen.demand, seen.start))
+            if seen.try_now and outdated:  # what was granted leaves too little: who else could begin?
+                fresh = {one.id: one for one in run(look, reading=True)}
+                line, outdated = deque(fresh[one.id] for one in line if one.id in fresh), False
 
 
 def survey(tx: Session, settings: Settings) -> list[Seen]:
