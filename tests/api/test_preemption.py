@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 import time_machine
@@ -23,6 +26,7 @@ from tests.api.test_queue import CLAIMS, DAY, HOUR, hold, line, quota, release, 
 from tests.conftest import Client
 from tests.support import ledger
 from tests.support.ledger import SYSTEM
+from tests.support.server import api_server, worker_process
 
 NOTICE = 600
 
@@ -264,3 +268,29 @@ def test_the_notice_is_a_setting(client: Client, fleet: Any, database: Database,
         turns.serve(database, SYSTEM, at_once)
     assert state(client, victim) == "preempted"
     assert state(client, queued) == "active"
+
+
+def test_end_to_end_with_a_real_worker(
+    client: Client, fleet: Any, settings: Settings, tmp_path: Path
+) -> None:
+    fleet("a", gpus=2)
+    hold(client, 1)
+    victim = hold(client, 1, preemptible=True)
+    url = settings.database_url
+    with (
+        api_server(tmp_path, url) as address,
+        httpx.Client(base_url=address, headers={"Authorization": client.headers["Authorization"]}) as api,
+        worker_process(tmp_path, url, queue_interval="0.2", preemption_notice="1", queue_polling="600"),
+    ):
+        answer = api.post(CLAIMS, json={"gpus": 1, "duration_seconds": HOUR, "wait": True})
+        assert answer.status_code == 202, answer.text
+        path = f"{CLAIMS}/{answer.json()['id']}"
+        deadline = time.monotonic() + 30
+        noticed = False
+        while (found := api.get(path).json())["state"] == "queued":
+            assert time.monotonic() < deadline, found
+            noticed = noticed or api.get(f"{CLAIMS}/{victim}").json()["preempt_at"] is not None
+            time.sleep(0.1)
+    assert noticed
+    assert found["state"] == "active"
+    assert state(client, victim) == "preempted"
