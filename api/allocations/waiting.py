@@ -103,10 +103,6 @@ def owed(allocation: Allocation) -> bool:
     return bool((allocation.why or {}).get("yielding"))
 
 
-def waits_for(allocation: Allocation) -> str | None:
-    return (allocation.why or {}).get("waits_for")
-
-
 def place(
     tx: Session,
     actor: Actor,
