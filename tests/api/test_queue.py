@@ -458,6 +458,28 @@ def test_two_workers_at_once_grant_nothing_twice(
     assert len(granted) == 7
 
 
+@pytest.mark.postgres
+def test_many_at_once_do_not_hold_up_together_whom_none_holds_up_alone(client: Client, fleet: Any) -> None:
+    quota(client)
+    fleet("a", gpus=8)
+    hold(client, 4)
+    for number in range(4):  # each its own: claims of one workspace take turns anyway
+        workspace(client, f"w{number}")
+    wait(client, 6)
+    body = {"gpus": 1, "duration_seconds": 80 * DAY}
+    answers: list[int] = []
+
+    def claim(number: int) -> None:
+        answers.append(client.post(CLAIMS, json=body | {"workspace": f"w{number}"}).status_code)
+
+    threads = [threading.Thread(target=claim, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(answers) == [201, 201, 409, 409]
+
+
 def test_end_to_end_with_a_real_worker(
     client: Client, fleet: Any, settings: Settings, tmp_path: Path
 ) -> None:
