@@ -21,8 +21,8 @@ from api.core.columns import UtcDateTime
 from api.core.db import table
 from api.fleet.lifecycle import LENDABLE, State
 from api.fleet.models import Gpu, Health, Host
-from api.fleet.slots import Demand, Slot, bucket, hardest_first
-from api.fleet.wanted import Wanted
+from api.fleet.placement import Wanted
+from api.fleet.slots import Demand, Slot, bucket, hardest_first, together
 
 __all__ = ["SOON", "Demand", "Pool", "Slot", "read"]
 
@@ -127,7 +127,7 @@ class Pool:
             for slot, number in left.items()
             if number and slot.host_id not in barred and slot.suits(group)
         }
-        if group.together:
+        if together(group):
             open_ = self._one_bucket(group, open_)
         missing = sum(open_.values()) if group.exclusive_host else group.count
         if not open_ or sum(open_.values()) < missing:
@@ -170,7 +170,7 @@ def _first_for_one(pool: Pool, demand: Demand) -> datetime | None:
     buckets: dict[tuple[str, str], list[tuple[datetime, int]]] = defaultdict(list)
     for slot in pool.slots:
         if slot.at is not None and slot.open(demand, slot.at, pool.now) and slot.suits(group):
-            buckets[bucket(group, slot) if group.together else ("", "")].append((slot.at, slot.count))
+            buckets[bucket(group, slot) if together(group) else ("", "")].append((slot.at, slot.count))
     starts = []
     for key, found in buckets.items():
         needed = max(group.count, whole.get(key[0], 0))

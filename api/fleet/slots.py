@@ -8,8 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from api.fleet import mig
-from api.fleet.wanted import Wanted
+from api.fleet.placement import Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +63,6 @@ class Slot:
             and (wanted.region is None or wanted.region == self.region)
             and not (wanted.nvlink and self.domain is None)
             and all(self.labels.get(key) == value for key, value in wanted.labels)
-            and (
-                wanted.mig_profile is None
-                or mig.instances(wanted.mig_profile, self.model, self.memory_mib) > 0
-            )
         )
 
     def open(self, demand: Demand, moment: datetime, now: datetime) -> bool:
@@ -77,12 +72,18 @@ class Slot:
         return self.booked_from is None or self.booked_from >= demand.free_at(max(self.at, now))
 
 
+def together(group: Wanted) -> bool:
+    return group.same_host or group.nvlink or group.exclusive_host
+
+
 def bucket(group: Wanted, slot: Slot) -> tuple[str, str]:
     """What must not be split: the host, or the NVLink domain."""
     domain = (slot.domain or "") if group.nvlink and not group.exclusive_host else ""
-    return "" if group.spans_hosts else str(slot.host_id), domain
+    anywhere = bool(domain) and not group.same_host  # an NVLink domain may be larger than a host
+    return "" if anywhere else str(slot.host_id), domain
 
 
 def hardest_first(group: Wanted) -> tuple[Any, ...]:
-    narrow = len(group.filters) + len(group.labels) + (group.mig_profile is not None)
+    named = sum(value is not None for value in (group.model, group.memory_mib, group.region))
+    narrow = named + len(group.labels) + (group.mig_profile is not None)
     return not group.exclusive_host, not group.nvlink, not group.same_host, -narrow, -group.count

@@ -19,8 +19,8 @@ from api.core import clock
 from api.core.db import Database
 from api.core.ids import new_id
 from api.core.notices import Notice
+from api.fleet.placement import Wanted
 from api.fleet.pool import Demand, Pool, Slot
-from api.fleet.wanted import Wanted
 from api.settings import Settings
 from tests.api.test_queue import CLAIMS, DAY, HOUR, hold, line, quota, release, seen, state, wait, workspace
 from tests.conftest import Client
