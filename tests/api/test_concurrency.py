@@ -196,6 +196,9 @@ def test_a_connection_is_tried_after_a_quiet_moment(
 ) -> None:
     """Even the claim in one statement, which cannot run again, does not meet the dead one."""
     fleet("a")
+    client.ok("GET", CLAIMS)
+    authenticator = client.app.state.authenticator  # type: ignore[attr-defined]
+    monkeypatch.setattr(authenticator, "_known", dict(authenticator._known))  # it asks nothing of its own
     kill_others(database)
     monkeypatch.setattr("api.core.db.IDLE_SECONDS", 0.0)
     assert client.ok("POST", CLAIMS, 201, json={"gpus": 1})["state"] == "active"
