@@ -112,10 +112,12 @@ def _matches(given: str, present: str | None, name: str) -> bool:
 
 
 def _tags(given: str, name: str) -> list[str]:
-    """The strong ones of a list of entity tags; a weak one names no exact version."""
+    """Those of a list of entity tags that count: for `If-Match` only strong ones, which say exactly what."""
     found = TAGS.findall(given)
     if not found or TAGS.sub("", given):
         raise Invalid(f'{name} takes entity tags in double quotes, as `ETag` gave them, or "*".')
+    if name == "If-None-Match":
+        return [one.removeprefix("W/") for one in found]
     return [one for one in found if not one.startswith("W/")]
 
 
