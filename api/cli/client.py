@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -22,7 +23,11 @@ ATTEMPTS = 3
 RECONNECT = 1.0  # seconds
 PATIENCE = 60.0  # seconds without a word after which a stream is given up
 QUIET = 45.0  # seconds without a byte after which it is asked for again; the server pings every 15
-UNAUTHENTICATED, UNAVAILABLE = 401, 503
+UNAUTHENTICATED, VERSION_CONFLICT, UNAVAILABLE = 401, 412, 503
+
+
+class Changed(Failure):
+    """Somebody else has changed it since it was read."""
 
 
 class Client:
@@ -66,11 +71,23 @@ class Client:
         return self._request("GET", path, query=query).text
 
     def post(self, path: str, body: Any = None, *, key: str | None = None) -> Any:
-        """`key` is the Idempotency-Key; with one, a request that got no answer is sent again."""
+        """`key` is the Idempotency-Key, if not one of our own making."""
         return _content(self._request("POST", path, body=body, key=key))
 
     def send(self, method: str, path: str, body: Any = None) -> Any:
         return _content(self._request(method, path, body=body))
+
+    def revise(self, method: str, path: str, change: Callable[[Any], Any]) -> Any:
+        """Read, send back what `change` makes of it; read again if somebody else has changed it meanwhile."""
+        for attempt in range(ATTEMPTS):
+            seen = self._request("GET", path)
+            match = seen.headers.get("ETag")
+            try:
+                return _content(self._request(method, path, body=change(_content(seen)), match=match))
+            except Changed:
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError("the last attempt answers or raises")
 
     def events(self, path: str) -> Iterator[tuple[str, Any]]:
         """(event, data) of server-sent events; connects again where it broke, until nobody asks for more.
@@ -130,12 +147,15 @@ class Client:
         query: dict[str, Any] | None = None,
         body: Any = None,
         key: str | None = None,
+        match: str | None = None,
     ) -> httpx.Response:
-        repeatable = method == "GET" or key is not None
-        headers = {"Idempotency-Key": key} if key else {}
+        """What got no answer is asked for again; a change goes with a key, so that it is made once."""
+        headers = {} if method == "GET" else {"Idempotency-Key": key or str(uuid.uuid4())}
+        if match is not None:
+            headers["If-Match"] = match
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        for attempt in range(ATTEMPTS if repeatable else 1):
-            last = not repeatable or attempt == ATTEMPTS - 1
+        for attempt in range(ATTEMPTS):
+            last = attempt == ATTEMPTS - 1
             response = self._attempt(method, path, headers=headers, query=given, body=body, last=last)
             if response is not None:
                 return response
@@ -188,7 +208,7 @@ def refusal(response: httpx.Response, *, signed_in: bool) -> Failure:
         sentence = f"{response.url} answered {response.status_code} {response.reason_phrase}."
     if response.status_code == UNAUTHENTICATED and signed_in:
         sentence += " Run `ironyard login`."
-    return Failure(sentence, code)
+    return Changed(sentence, code) if response.status_code == VERSION_CONFLICT else Failure(sentence, code)
 
 
 def _content(response: httpx.Response) -> Any:

@@ -34,6 +34,7 @@ BY_STATUS = {
     403: Exit.DENIED,
     404: Exit.NOT_FOUND,
     409: Exit.CONFLICT,
+    412: Exit.CONFLICT,
     413: Exit.INVALID,
     422: Exit.INVALID,
     502: Exit.UNREACHABLE,

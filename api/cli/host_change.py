@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,10 +55,8 @@ def change(  # noqa: PLR0917
 ) -> None:
     """Change what is given, of a host at rest that nobody holds."""
     with connect() as client:
-        found = find(client, host)
         asked = {
             "region": region,
-            "labels": _labels(found["labels"], pairs(labels), no_label or []),
             "reclaim_policy": reclaim_policy,
             "address": address,
             "port": port,
@@ -67,17 +65,22 @@ def change(  # noqa: PLR0917
             "key_reference": key_reference,
             "host_keys": [] if trust_new_host_key else host_key,
         }
-        given = {name: value for name, value in asked.items() if value is not None}
-        if not given:
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        relabels = bool(labels or no_label)
+        if not given and not relabels:
             raise Failure("Say what to change; see --help.", Exit.USAGE)
-        changed = client.send("PATCH", f"/hosts/{found['id']}", given | {"reason": reason})
+
+        def wanted(present: Any) -> dict[str, Any]:
+            if relabels:
+                given["labels"] = _labels(present["labels"], pairs(labels), no_label or [])
+            return given | {"reason": reason}
+
+        changed = client.revise("PATCH", f"/hosts/{find(client, host)['id']}", wanted)
     if as_json:
         output.emit(changed)
     else:
         print(f"{changed['name']} is changed: {', '.join(name.replace('_', ' ') for name in given)}.")
 
 
-def _labels(present: dict[str, str], given: dict[str, str], removed: list[str]) -> dict[str, str] | None:
-    if not given and not removed:
-        return None
+def _labels(present: dict[str, str], given: dict[str, str], removed: list[str]) -> dict[str, str]:
     return {name: value for name, value in (present | given).items() if name not in removed}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,7 +62,7 @@ def enroll(  # noqa: PLR0917
         "enroll": enroll_now,
     }
     with connect() as client:
-        accepted = client.post("/hosts", asked, key=str(uuid.uuid4()))
+        accepted = client.post("/hosts", asked)
         _after(client, accepted["host"], accepted["operation"], wait=wait, as_json=as_json, document=accepted)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -93,7 +92,7 @@ def allocate(  # noqa: PLR0917
         "expires_at": moment(until).isoformat() if until else None,
     }
     with connect() as client:
-        found = client.post("/allocations", asked, key=idempotency_key or str(uuid.uuid4()))
+        found = client.post("/allocations", asked, key=idempotency_key)
     if as_json:
         output.emit(found)
         return

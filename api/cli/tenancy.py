@@ -75,9 +75,11 @@ def quota(
 ) -> None:
     """See the quota, or set it; limits that are not named stay."""
     with connect() as client:
-        rows = client.get(f"/workspaces/{slug}/quotas")
+        path = f"/workspaces/{slug}/quotas"
         if gpus is not None or models:
-            rows = client.send("PUT", f"/workspaces/{slug}/quotas", _quota(rows, gpus, models))
+            rows = client.revise("PUT", path, lambda present: _quota(present, gpus, models))
+        else:
+            rows = client.get(path)
     output.show(
         rows,
         ("model", "limit", "held"),
