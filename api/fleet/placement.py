@@ -1,99 +1,33 @@
-"""Choosing free GPUs and taking them, all or nothing, without waiting for other claims."""
+"""Choosing free GPUs and taking them, all or nothing.
+
+Locks are taken in one order everywhere: hosts by id, then GPUs by id. A claim that is in a hurry waits for
+nobody: what others look at is left out. Only when that leaves too few it lets go of everything, chooses as if
+nobody else were there, and locks what it chose, in that order.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
-from sqlmodel import col
 
 from api.core.access import Actor
-from api.core.columns import UtcDateTime
-from api.core.db import is_sqlite, table
-from api.core.errors import Conflict
-from api.fleet import service
-from api.fleet.lifecycle import LENDABLE, Event, State, advance
-from api.fleet.models import Gpu, Health, Host
+from api.core.db import is_sqlite
+from api.core.retries import Contended
+from api.fleet import fit, mig, seizing, service, shortage
+from api.fleet.lifecycle import Event
+from api.fleet.rooms import GPU, HOST, View
+from api.fleet.shortage import enough_at
+from api.fleet.wanted import CapacityExceeded, Moment, Taken, Wanted
 
-# What a claim filters by: statements are built once for each shape, since building costs more than binding.
-Shape = tuple[frozenset[str], tuple[str, ...]]
-GPU, HOST = table(Gpu), table(Host)
-CANDIDATE_HOSTS = 16
-HOST_COLUMNS = [
-    sa.select(value).where(HOST.c.id == GPU.c.host_id).correlate(GPU).scalar_subquery().label(name)
-    for name, value in (
-        ("host", HOST.c.name),
-        ("host_state", HOST.c.state),
-        ("host_since", HOST.c.state_since),
-    )
-]
+__all__ = ["CapacityExceeded", "Taken", "Wanted", "choose", "enough_at", "give_back", "hold_until", "take"]
 
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a claim asks of the GPUs. Memory in MiB, of each GPU."""
-
-    count: int
-    model: str | None = None
-    memory_mib: int | None = None
-    region: str | None = None
-    labels: tuple[tuple[str, str], ...] = ()
-    same_host: bool = False
-    nvlink: bool = False
-    exclusive_host: bool = False
-    mig_profile: str | None = None
-
-    def describe(self) -> dict[str, Any]:
-        named = {
-            "model": self.model,
-            "memory_mib": self.memory_mib,
-            "region": self.region,
-            "labels": dict(self.labels),
-            "same_host": self.same_host,
-            "nvlink": self.nvlink,
-            "exclusive_host": self.exclusive_host,
-            "mig_profile": self.mig_profile,
-        }
-        return {"gpus": self.count} | {name: value for name, value in named.items() if value}
-
-    @property
-    def shape(self) -> Shape:
-        given = [name for name in ("model", "memory_mib", "region", "nvlink") if getattr(self, name)]
-        if self.exclusive_host:
-            given.append("whole")
-        return frozenset(given), tuple(key for key, _ in self.labels)
-
-    def parameters(self, **more: Any) -> dict[str, Any]:
-        labels = {f"label_{number}": value for number, (_, value) in enumerate(self.labels)}
-        own = {
-            "want": self.count,
-            "of_model": self.model,
-            "of_memory": self.memory_mib,
-            "in_region": self.region,
-        }
-        return own | labels | more
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    gpu_id: UUID
-    host_id: UUID
-    host: str
-    index: int
-    uuid: str
-    model: str
-    memory_mib: int
-    region: str
-
-
-class CapacityExceeded(Conflict):
-    code, title = "capacity-exceeded", "Not enough free GPUs match"
+HASTY, MOST = 3, 50  # attempts that wait for nobody, and all together
 
 
 def take(
@@ -104,32 +38,76 @@ def take(
     at: datetime,
     *,
     until: datetime,
-    spread: bool = False,  # noqa: ARG001
-    separate: bool = False,  # noqa: ARG001
+    spread: bool = False,
+    separate: bool = False,
 ) -> tuple[list[Taken], datetime, dict[str, Any]]:
     """Mark free GPUs as held by `holder` until `until`; also the moment from which they are, and why these.
 
-    That moment is `at` or a little later. Raises CapacityExceeded, naming what is short.
+    That moment is `at` or a little later. `separate`: no two groups share a host.
 
-    Partly used hosts are filled before others are begun, in the order of their enrollment; GPUs that must be
-    together come from the host that they fit most tightly. Free GPUs that another claim is looking at are
-    skipped; only when that leaves too few does this one wait for those claims to end.
+    Raises CapacityExceeded, naming what is short of which group and when enough will be free.
     """
-    rows: list[Any] = []
-    for wanted in groups:
-        together = wanted.same_host or wanted.nvlink or wanted.exclusive_host
-        found = (_take_together if together else _take_any)(tx, wanted, holder, until)
-        if not found:
-            raise _shortage(tx, wanted, until)
-        rows += sorted(found, key=lambda row: (row.host_id, row.index))
-    since = _claim_hosts(tx, actor, rows, at)
-    # Clocks of several processes differ: a hold never begins before its GPU was free and its host lent.
-    began = max(since, *(row.free_since for row in rows))
-    return [_taken(row) for row in rows], began, {}
+    view = View(tx, Moment(until), hasty=not is_sqlite(tx))
+    for attempt in range(MOST):
+        view.hasty = view.hasty and attempt < HASTY
+        attempted = tx.begin_nested()
+        try:
+            picks = fit.plan(view, groups, spread=spread, separate=separate)
+        except fit.TooFew as lack:
+            attempted.rollback()
+            if not view.hasty:
+                raise shortage.told(view, groups, lack.group, at, separate=separate) from None
+            _patient(view)
+            continue
+        rows = seizing.seize(view, actor, picks, holder, at)
+        if rows is not None:
+            attempted.commit()
+            return _given(groups, picks, rows, at, spread=spread)
+        attempted.rollback()
+        if not view.hasty:
+            _patient(view)
+    raise _contended()
 
 
-def _taken(row: Any) -> Taken:
-    return Taken(row.id, row.host_id, row.host, row.index, row.uuid, row.model, row.memory_mib, row.region)
+def _patient(view: View) -> None:
+    view.hasty = False
+    view.but_gpus.clear()
+    view.but_hosts.clear()
+
+
+def _contended() -> Contended:
+    return Contended(
+        f"GPUs were chosen {MOST} times and others were faster each time. Try again in a moment."
+    )
+
+
+def choose(
+    tx: Session,
+    groups: Sequence[Wanted],
+    start: datetime,
+    free_at: datetime,
+    *,
+    spread: bool = False,
+    separate: bool = False,
+) -> list[Taken]:
+    """GPUs that nobody holds or has reserved in `[start, free_at)`, locked, for the groups in their order.
+
+    Nothing is marked: whoever asks writes the reservations, in the same transaction. Raises CapacityExceeded.
+    """
+    view = View(tx, Moment(free_at, start))
+    for _ in range(MOST):
+        try:
+            picks = fit.plan(view, groups, spread=spread, separate=separate)
+        except fit.TooFew as lack:
+            raise shortage.told(view, groups, lack.group, start, separate=separate) from None
+        ids = [spot.id for pick in picks for spot in _sorted(pick)]
+        attempted = tx.begin_nested()
+        seizing.lock_gpus(tx, ids)
+        if len(view.still_free(ids)) == len(ids):
+            attempted.commit()
+            return _looked_up(tx, ids)
+        attempted.rollback()
+    raise _contended()
 
 
 def give_back(tx: Session, actor: Actor, holder: UUID, at: datetime, *, reason: str) -> None:
@@ -138,8 +116,7 @@ def give_back(tx: Session, actor: Actor, holder: UUID, at: datetime, *, reason: 
     host_ids = sorted(held)
     for host_id in host_ids:
         service.end_checks(tx, actor, host_id, reason=reason)
-    for host_id in host_ids:
-        service.lock(tx, host_id)
+    seizing.lock_hosts(tx, host_ids)
     freed = {"held_by": None, "held_until": None, "free_since": at}
     tx.execute(sa.update(GPU).where(GPU.c.held_by == holder).values(freed))
     for host_id in host_ids:
@@ -152,199 +129,45 @@ def hold_until(tx: Session, holder: UUID, until: datetime) -> None:
     tx.execute(sa.update(GPU).where(GPU.c.held_by == holder).values(held_until=until))
 
 
-def _free(shape: Shape) -> sa.ColumnElement[bool]:
-    """What the index of free GPUs holds, so nothing more is said: a removed GPU is never schedulable."""
-    unbooked = sa.or_(
-        GPU.c.booked_from.is_(None), GPU.c.booked_from >= sa.bindparam("until", type_=UtcDateTime)
-    )
-    return sa.and_(GPU.c.schedulable, GPU.c.held_by.is_(None), unbooked, *_filters(shape))
+def _given(
+    groups: Sequence[Wanted], picks: Sequence[fit.Pick], rows: dict[UUID, Any], at: datetime, *, spread: bool
+) -> tuple[list[Taken], datetime, dict[str, Any]]:
+    """Clocks of several processes differ: a hold never begins before its GPU was free and its host lent."""
+    began = max(at, *(max(row.host_since, row.free_since) for row in rows.values()))
+    taken = [[_taken(rows[spot.id]) for spot in _sorted(pick)] for pick in picks]
+    return [gpu for group in taken for gpu in group], began, _why(groups, picks, taken, spread=spread)
 
 
-def _matches(shape: Shape) -> sa.ColumnElement[bool]:
-    return sa.and_(GPU.c.removed_at.is_(None), *_filters(shape))
+def _sorted(pick: fit.Pick) -> list[Any]:
+    return sorted(pick.spots, key=lambda spot: (spot.host_id, spot.number))
 
 
-def _filters(shape: Shape) -> list[sa.ColumnElement[bool]]:
-    given, labels = shape
-    conditions: dict[str, sa.ColumnElement[bool]] = {
-        "model": GPU.c.model == sa.bindparam("of_model"),
-        "memory_mib": GPU.c.memory_mib >= sa.bindparam("of_memory"),
-        "region": GPU.c.region == sa.bindparam("in_region"),
-        "nvlink": GPU.c.nvlink_domain.is_not(None),
-        "whole": GPU.c.host_id.in_(sa.select(HOST.c.id).where(HOST.c.state == State.IDLE)),
-    }
-    wanted = [conditions[name] for name in sorted(given)]
-    if labels:
-        carried = [
-            col(Host.labels)[key].as_string() == sa.bindparam(f"label_{number}")
-            for number, key in enumerate(labels)
-        ]
-        wanted.append(GPU.c.host_id.in_(sa.select(HOST.c.id).where(*carried)))
-    return wanted
+def _why(
+    groups: Sequence[Wanted], picks: Sequence[fit.Pick], taken: Sequence[Sequence[Taken]], *, spread: bool
+) -> dict[str, Any]:
+    hosts = []
+    for number, (wanted, pick, gpus) in enumerate(zip(groups, picks, taken, strict=True), 1):
+        which = {"group": number} if len(groups) > 1 else {}
+        counts = Counter(gpu.host_id for gpu in gpus)
+        for host_id, many in counts.items():
+            first = next(gpu for gpu in gpus if gpu.host_id == host_id)
+            because = pick.because[host_id] + _slices(wanted, first)
+            hosts.append(which | {"host": first.host, "gpus": many, "because": because})
+    return {"policy": "spread" if spread else "pack", "hosts": hosts}
 
 
-def _update(picked: sa.Select[Any]) -> Any:
-    chosen = picked.limit(sa.bindparam("want", type_=sa.Integer)).cte("picked")
-    return (
-        sa.update(GPU)
-        .where(GPU.c.id.in_(sa.select(chosen.c.id)))
-        .values(
-            held_by=sa.bindparam("holder", type_=sa.Uuid), held_until=sa.bindparam("until", type_=UtcDateTime)
-        )
-        .returning(
-            GPU.c.id,
-            GPU.c.host_id,
-            GPU.c.index,
-            GPU.c.uuid,
-            GPU.c.model,
-            GPU.c.memory_mib,
-            GPU.c.region,
-            GPU.c.host_lent,
-            GPU.c.free_since,
-            *HOST_COLUMNS,
-        )
-    )
+def _slices(wanted: Wanted, gpu: Taken) -> str:
+    if wanted.mig_profile is None:
+        return ""
+    number = mig.instances(wanted.mig_profile, gpu.model, gpu.memory_mib)
+    return f"; each of its GPUs carries {number} of {wanted.mig_profile}"
 
 
-@lru_cache(maxsize=256)
-def _anywhere(shape: Shape, *, waiting: bool) -> Any:
-    """Take free GPUs of any host: skipping those in other claims' hands, or waiting for them.
-
-    Waiting claims lock in the order of ids and hold nothing yet, so they cannot wait for each other.
-    """
-    free = sa.select(GPU.c.id).where(_free(shape))
-    if waiting:
-        return _update(free.order_by(GPU.c.id).with_for_update())
-    # The order of the index of free GPUs: the first are found without looking at the rest.
-    return _update(
-        free.order_by(GPU.c.host_lent.desc(), GPU.c.host_id, GPU.c.index).with_for_update(skip_locked=True)
-    )
+def _looked_up(tx: Session, ids: Sequence[UUID]) -> list[Taken]:
+    statement = sa.select(GPU, HOST.c.name.label("host")).join(HOST, HOST.c.id == GPU.c.host_id)
+    found = {row.id: _taken(row) for row in tx.execute(statement.where(GPU.c.id.in_(ids)))}
+    return [found[gpu_id] for gpu_id in ids]
 
 
-@lru_cache(maxsize=256)
-def _candidates(shape: Shape) -> Any:
-    """Hosts (or NVLink domains of them) with enough free GPUs, the tightest fit first."""
-    groups = [GPU.c.host_id] + ([GPU.c.nvlink_domain] if "nvlink" in shape[0] else [])
-    return (
-        sa.select(*groups)
-        .where(_free(shape))
-        .group_by(*groups)
-        .having(sa.func.count() >= sa.bindparam("want", type_=sa.Integer))
-        .order_by(sa.func.count(), GPU.c.host_id)
-        .limit(CANDIDATE_HOSTS)
-    )
-
-
-@lru_cache(maxsize=256)
-def _here(shape: Shape) -> Any:
-    """Take free GPUs of one host, and of one NVLink domain of it where that was asked for."""
-    here = [GPU.c.host_id == sa.bindparam("here", type_=sa.Uuid)]
-    if "nvlink" in shape[0] and "whole" not in shape[0]:
-        here.append(GPU.c.nvlink_domain == sa.bindparam("domain"))
-    return _update(sa.select(GPU.c.id).where(_free(shape), *here).order_by(GPU.c.index).with_for_update())
-
-
-def _take_any(tx: Session, wanted: Wanted, holder: UUID, until: datetime) -> list[Any]:
-    parameters = wanted.parameters(holder=holder, until=until)
-    # One GPU is taken or not: there is nothing to let go of before waiting.
-    attempt = tx.begin_nested() if wanted.count > 1 and not is_sqlite(tx) else None
-    rows = list(tx.execute(_anywhere(wanted.shape, waiting=False), parameters))
-    if len(rows) < wanted.count and not is_sqlite(tx):
-        if attempt:
-            attempt.rollback()
-        rows = list(tx.execute(_anywhere(wanted.shape, waiting=True), parameters))
-    elif attempt:
-        attempt.commit()
-    if len(rows) < wanted.count:  # let go, so that the shortage is counted as others see it
-        tx.execute(sa.update(GPU).where(GPU.c.held_by == holder).values(held_by=None, held_until=None))
-        return []
-    return rows
-
-
-def _take_together(tx: Session, wanted: Wanted, holder: UUID, until: datetime) -> list[Any]:
-    for group in list(tx.execute(_candidates(wanted.shape), wanted.parameters(until=until))):
-        count = wanted.count
-        if wanted.exclusive_host:
-            whole = sa.select(sa.func.count()).where(
-                GPU.c.host_id == group.host_id, GPU.c.removed_at.is_(None)
-            )
-            count = tx.execute(whole).scalar_one()
-        more = {"holder": holder, "until": until, "here": group.host_id, "want": count}
-        attempt = tx.begin_nested()
-        rows = list(
-            tx.execute(
-                _here(wanted.shape), wanted.parameters(**more, domain=getattr(group, "nvlink_domain", None))
-            )
-        )
-        if len(rows) == count:
-            attempt.commit()
-            return rows
-        attempt.rollback()
-    return []
-
-
-def _claim_hosts(tx: Session, actor: Actor, rows: list[Any], at: datetime) -> datetime:
-    """Idle hosts of the rows become allocated; the moment since when all of them are."""
-    latest = at
-    for host in {row.host_id: row for row in rows}.values():
-        since = host.host_since
-        if host.host_state is State.IDLE:
-            since = _claim_idle(tx, actor, host.host_id, max(at, since))
-        latest = max(latest, since)
-    return latest
-
-
-def _claim_idle(tx: Session, actor: Actor, host_id: UUID, at: datetime) -> datetime:
-    """`fire` for claims: it locks only the host, since a claim may lock no GPU but its own."""
-    after = advance(State.IDLE, Event.CLAIM)
-    moved = tx.execute(
-        sa.update(HOST)
-        .where(HOST.c.id == host_id, HOST.c.state == State.IDLE)
-        .values(state=after, state_since=at)
-        .returning(HOST.c.id)
-    ).first()
-    if moved is None:  # another claim was first
-        since: datetime = tx.execute(sa.select(HOST.c.state_since).where(HOST.c.id == host_id)).scalar_one()
-        return since
-    service.keep_period(tx, host_id, after, at)
-    service.audit_event(tx, actor, host_id, Event.CLAIM, before=State.IDLE, after=after)
-    return at
-
-
-def _shortage(tx: Session, wanted: Wanted, until: datetime) -> CapacityExceeded:
-    given, labels = wanted.shape
-    anywhere = (given - {"whole"}, labels)
-    free = tx.execute(
-        sa.select(sa.func.count()).where(_free(wanted.shape)), wanted.parameters(until=until)
-    ).scalar_one()
-    matching = tx.execute(
-        sa.select(sa.func.count()).where(_matches(anywhere)), wanted.parameters()
-    ).scalar_one()
-    unwell, unchecked = _out_of_the_pool(tx, anywhere, wanted)
-    together = free >= wanted.count
-    detail = f"Asked for {wanted.count} GPUs; {free} that match are free, of {matching} in the fleet."
-    if together:
-        detail += " They are not on one host (or not in one NVLink domain, or not a whole host)."
-    if unwell:
-        detail += f" {unwell} are out of the pool: their last health check failed."
-    if unchecked:
-        detail += f" {unchecked} wait for a health check of their host."
-    counts = {"free": free, "matching": matching, "unwell": unwell, "unchecked": unchecked}
-    return CapacityExceeded(detail, asked=wanted.describe(), **counts)
-
-
-def _out_of_the_pool(tx: Session, shape: Shape, wanted: Wanted) -> tuple[int, int]:
-    """Matching GPUs that nobody holds, on hosts that may be lent: sick ones, and those of unchecked hosts."""
-    unheld = sa.and_(
-        GPU.c.held_by.is_(None), HOST.c.state.in_(LENDABLE), sa.not_(HOST.c.cordoned), _matches(shape)
-    )
-    counted = (
-        sa.select(
-            sa.func.count().filter(GPU.c.health != Health.OK),
-            sa.func.count().filter(sa.and_(GPU.c.health == Health.OK, sa.not_(HOST.c.health_current))),
-        )
-        .select_from(GPU.join(HOST, HOST.c.id == GPU.c.host_id))
-        .where(unheld)
-    )
-    unwell, unchecked = tx.execute(counted, wanted.parameters()).one()
-    return unwell, unchecked
+def _taken(row: Any) -> Taken:
+    return Taken(row.id, row.host_id, row.host, row.index, row.uuid, row.model, row.memory_mib, row.region)

@@ -49,18 +49,20 @@ class HostHeld(Conflict):
 
 
 def lock(tx: Session, host_id: UUID) -> Host:
-    """The host, locked, and then its GPUs: nobody who has a GPU waits for its host."""
+    """The host, locked, and then its GPUs: nobody who has a GPU waits for its host.
+
+    Their keys are left alone: whoever writes a hold, and so refers to them, does not wait.
+    """
     host = tx.execute(
         sa.select(Host)
         .where(col(Host.id) == host_id)
-        .with_for_update()
+        .with_for_update(key_share=True)
         .execution_options(populate_existing=True)
     ).scalar_one_or_none()
     if host is None:
         raise NotFound(f"There is no host {host_id}.")
-    tx.execute(
-        sa.select(col(Gpu.id)).where(col(Gpu.host_id) == host_id).order_by(col(Gpu.id)).with_for_update()
-    )
+    own = sa.select(col(Gpu.id)).where(col(Gpu.host_id) == host_id).order_by(col(Gpu.id))
+    tx.execute(own.with_for_update(key_share=True))
     return host
 
 

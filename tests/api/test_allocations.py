@@ -88,7 +88,7 @@ def test_constraints(client: Client, fleet: Any, wanted: dict[str, Any], hosts: 
     assert len(made["gpus"]) == (4 if wanted.get("exclusive_host") else wanted["gpus"])
 
 
-def test_hosts_are_filled_in_turn_and_the_tightest_fit_is_taken(client: Client, fleet: Any) -> None:
+def test_partly_used_hosts_are_filled_first_and_the_tightest_fit_is_taken(client: Client, fleet: Any) -> None:
     client.ok("PUT", "/api/v1/workspaces/default/quotas", json={"gpus": 100})
     fleet("first", gpus=8)
     fleet("second", gpus=4)
@@ -97,8 +97,8 @@ def test_hosts_are_filled_in_turn_and_the_tightest_fit_is_taken(client: Client, 
         return [gpu["host"] for gpu in client.ok("POST", CLAIMS, 201, json=wanted)["gpus"]]
 
     assert hosts(gpus=3, same_host=True) == ["second"] * 3
-    assert hosts(gpus=1) == ["first"]
-    assert hosts(gpus=8) == ["first"] * 7 + ["second"]
+    assert hosts(gpus=1) == ["second"]
+    assert hosts(gpus=8) == ["first"] * 8
 
 
 def test_a_repeated_idempotency_key_answers_with_the_first_allocation(client: Client, fleet: Any) -> None:
