@@ -147,7 +147,7 @@ class WorkerProcess:
 
     def find_leaks(self) -> None:
         if self._leads():
-            leaks.scan(self.database, self.settings, system(self.id))
+            leaks.scan(self.database, self.settings)
 
     def look_at_hosts(self) -> None:
         if self._leads():

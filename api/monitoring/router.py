@@ -64,7 +64,7 @@ def scan(request: Request, actor: Operator, asked: ScanAsked = NO_MORE) -> ScanR
     Measuring takes half a minute at most; what was not measured by then stays as it was.
     """
     state = request.app.state
-    found = runner.scan(state.database, state.settings, actor, seconds=SCAN_SECONDS)
+    found = runner.scan(state.database, state.settings, seconds=SCAN_SECONDS)
     if asked.hosts:
         look = partial(looks.look_at_all, actor=actor, settings=state.settings)
         found.group_id = state.database.run(look)
