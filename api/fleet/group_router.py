@@ -16,6 +16,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
+from api.core import etags
 from api.core.access import Actor, Permission, needs
 from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
@@ -41,6 +42,7 @@ router = APIRouter(prefix="/api/v1/operation-groups", tags=["fleet"], route_clas
 Operator = Annotated[Actor, needs(Permission.FLEET_OPERATE)]
 FAULTS = problems(401, 403, 404, 422)
 REFUSALS = problems(401, 403, 404, 409, 422)
+CHANGES = problems(401, 403, 404, 409, 412, 422)
 POLL_SECONDS = 0.7
 FAILED_ONLY, BEGIN_NO_MORE = GroupRetry(), GroupCancel()
 
@@ -61,24 +63,33 @@ def create_group(asked: GroupCreate, tx: Tx, actor: Operator, request: Request) 
     return detail(tx, groups.create(tx, actor, asked), request.app.state.estimates)
 
 
-@router.get("/{group_id}", summary="Look at one group and its hosts", responses=FAULTS)
+@router.get("/{group_id}", summary="Look at one group and its hosts", responses=FAULTS | etags.NOT_MODIFIED)
 def get_group(group_id: UUID, tx: Tx, actor: Operator, request: Request) -> GroupDetail:  # noqa: ARG001
-    return detail(tx, groups.get(tx, group_id), request.app.state.estimates)
+    return _tagged(tx, groups.get(tx, group_id), request)
 
 
-@router.post("/{group_id}/cancel", status_code=202, summary="Begin no more hosts", responses=REFUSALS)
+def _tagged(tx: Session, group: OperationGroup, request: Request) -> GroupDetail:
+    return etags.tag(tx, etags.version(group), detail(tx, group, request.app.state.estimates))
+
+
+def _as_seen(tx: Session, group_id: UUID) -> None:
+    etags.check(tx, lambda: etags.version(groups.lock(tx, group_id)))
+
+
+@router.post("/{group_id}/cancel", status_code=202, summary="Begin no more hosts", responses=CHANGES)
 def cancel_group(
     group_id: UUID, tx: Tx, actor: Operator, request: Request, asked: GroupCancel = BEGIN_NO_MORE
 ) -> GroupDetail:
-    group = groups.cancel(tx, actor, group_id, also_running=asked.running)
-    return detail(tx, group, request.app.state.estimates)
+    _as_seen(tx, group_id)
+    return _tagged(tx, groups.cancel(tx, actor, group_id, also_running=asked.running), request)
 
 
-@router.post("/{group_id}/retry", status_code=202, summary="Try the failed hosts again", responses=REFUSALS)
+@router.post("/{group_id}/retry", status_code=202, summary="Try the failed hosts again", responses=CHANGES)
 def retry_group(
     group_id: UUID, tx: Tx, actor: Operator, request: Request, asked: GroupRetry = FAILED_ONLY
 ) -> GroupDetail:
     """A new group with the same action and limits, for the hosts of this one that failed."""
+    _as_seen(tx, group_id)
     group = groups.retry(tx, actor, group_id, skipped=asked.skipped)
     return detail(tx, group, request.app.state.estimates)
 

@@ -12,7 +12,7 @@ from api.core.operations.models import OperationRead
 from api.core.pagination import Page, Pages
 from api.fleet import health
 from api.fleet.health_models import HealthCheckAsked, HealthCheckRead
-from api.fleet.router import FAULTS, Operator, Reader
+from api.fleet.router import REFUSALS, Operator, Reader, as_seen
 
 router = APIRouter(prefix="/api/v1", tags=["fleet"], route_class=TransactionalRoute)
 
@@ -20,10 +20,11 @@ LIGHT = HealthCheckAsked()
 
 
 @router.post(
-    "/hosts/{host_id}/health-checks", status_code=202, summary="Check a host's health", responses=FAULTS
+    "/hosts/{host_id}/health-checks", status_code=202, summary="Check a host's health", responses=REFUSALS
 )
 def check(host_id: UUID, tx: Tx, actor: Operator, asked: HealthCheckAsked = LIGHT) -> OperationRead:
     """A claim or reclaim in the meantime calls it off. On a host with lent GPUs only level 0 is done."""
+    as_seen(tx, host_id)
     return OperationRead.model_validate(health.request(tx, actor, host_id, asked.level))
 
 

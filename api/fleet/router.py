@@ -85,7 +85,7 @@ def _detail(tx: Tx, host: Host) -> HostDetail:
     return etags.tag(tx, changes.version(host), queries.detail(tx, host))
 
 
-def _as_seen(tx: Tx, host_id: UUID) -> None:
+def as_seen(tx: Tx, host_id: UUID) -> None:
     """Go on only if the host is as the request's `If-Match` says."""
     etags.check(tx, lambda: changes.version(service.lock(tx, host_id)))
 
@@ -96,7 +96,7 @@ def change_host(host_id: UUID, asked: HostChange, tx: Tx, actor: Operator, reque
 
     New host keys are trusted only when they are given, or forgotten with an empty list.
     """
-    _as_seen(tx, host_id)
+    as_seen(tx, host_id)
     state = request.app.state
     reimages = bool(state.settings.reimage_command)
     return _detail(tx, changes.change(tx, actor, host_id, asked, state.secret_box, reimages=reimages))
@@ -131,7 +131,7 @@ def list_gpus(
     "/admin/machines/{host_id}/enroll", status_code=202, summary="Enroll a host again", responses=REFUSALS
 )
 def enroll_again(host_id: UUID, tx: Tx, actor: Operator, asked: EnrollAgain = EnrollAgain()) -> OperationRead:
-    _as_seen(tx, host_id)
+    as_seen(tx, host_id)
     operation = service.request(
         tx, actor, host_id, Event.ENROLL, service.ENROLL, trust_new_host_key=asked.trust_new_host_key
     )
@@ -143,7 +143,7 @@ def enroll_again(host_id: UUID, tx: Tx, actor: Operator, asked: EnrollAgain = En
 )
 def reclaim(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) -> OperationRead:
     """Cleans the host from step one and proves it: `idle`, or `maintenance` with the failed step."""
-    _as_seen(tx, host_id)
+    as_seen(tx, host_id)
     operation = service.request(tx, actor, host_id, Event.RECLAIM, service.RECLAIM, reason=asked.reason)
     return OperationRead.model_validate(operation)
 
@@ -153,7 +153,7 @@ def reclaim(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) -
 )
 def verify(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) -> OperationRead:
     """Compares the host with its manifest; it is not lent meanwhile."""
-    _as_seen(tx, host_id)
+    as_seen(tx, host_id)
     operation = service.request(tx, actor, host_id, Event.CHECK, service.VERIFY, reason=asked.reason)
     return OperationRead.model_validate(operation)
 
@@ -161,7 +161,7 @@ def verify(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) ->
 @router.post("/admin/machines/{host_id}/retire", status_code=202, summary="Retire a host", responses=REFUSALS)
 def retire(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) -> OperationRead:
     """It leaves the fleet at once; the operation then takes our own traces off the machine."""
-    _as_seen(tx, host_id)
+    as_seen(tx, host_id)
     operation = service.request(tx, actor, host_id, Event.RETIRE, service.RETIRE, reason=asked.reason)
     return OperationRead.model_validate(operation)
 
@@ -169,13 +169,13 @@ def retire(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) ->
 @router.post("/admin/machines/{host_id}/maintenance", summary="Put a host in maintenance", responses=REFUSALS)
 def maintenance(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) -> HostDetail:
     """Only a full reclaim leads back from there."""
-    _as_seen(tx, host_id)
+    as_seen(tx, host_id)
     return _detail(tx, service.maintain(tx, actor, host_id, asked.reason))
 
 
 @router.post("/admin/machines/{host_id}/cordon", summary="Take no new claims on a host", responses=REFUSALS)
 def cordon(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) -> HostDetail:
-    _as_seen(tx, host_id)
+    as_seen(tx, host_id)
     return _detail(tx, service.cordon(tx, actor, host_id, cordoned=True, reason=asked.reason))
 
 
@@ -185,13 +185,13 @@ def drain(host_id: UUID, tx: Tx, actor: Operator, asked: Drain = TO_MAINTENANCE)
 
     A clean that fails keeps it in `maintenance`. Uncordon it to change your mind.
     """
-    _as_seen(tx, host_id)
+    as_seen(tx, host_id)
     return _detail(tx, draining.drain(tx, actor, host_id, asked.to, asked.reason))
 
 
 @router.post("/admin/machines/{host_id}/uncordon", summary="Take claims on a host again", responses=REFUSALS)
 def uncordon(host_id: UUID, tx: Tx, actor: Operator, asked: Reason = NO_REASON) -> HostDetail:
-    _as_seen(tx, host_id)
+    as_seen(tx, host_id)
     return _detail(tx, service.cordon(tx, actor, host_id, cordoned=False, reason=asked.reason))
 
 

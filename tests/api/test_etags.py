@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from api.core import clock, etags
 from api.core.db import Database, table
 from api.core.ids import new_id
+from api.core.operations.models import Operation
 from api.fleet.models import Host
 from api.workspaces.models import Budget, Quota
 from tests.conftest import Client
@@ -172,6 +173,20 @@ def test_an_api_key_is_revoked_as_it_was_seen(client: Client) -> None:
     seen = tag(client, path)
     client.ok("DELETE", path, headers={"If-Match": seen})
     assert tag(client, path) != seen
+
+
+def test_what_goes_on_is_cancelled_as_it_was_seen(client: Client, fleet: Any, database: Database) -> None:
+    one = fleet("a")
+    fleet("b", labels={"rack": "b1"})
+    operation = client.ok("POST", f"/api/v1/admin/machines/{one}/verify", 202, json={})["id"]
+    asked = {"action": "verify", "hosts": {"labels": {"rack": "b1"}}}
+    group = client.ok("POST", "/api/v1/operation-groups", 202, json=asked)["id"]
+    for path in (f"/api/v1/operations/{operation}", f"/api/v1/operation-groups/{group}"):
+        seen = tag(client, path)
+        database.run(lambda tx: tx.execute(sa.update(table(Operation)).values(progress=50)))
+        answer = client.post(f"{path}/cancel", headers={"If-Match": seen})
+        assert (answer.status_code, answer.headers["ETag"]) == (202, tag(client, path)), answer.text
+        client.problem("POST", f"{path}/cancel", 412, "version-conflict", headers={"If-Match": seen})
 
 
 def test_a_stranger_learns_no_version(client: Client, fleet: Any) -> None:

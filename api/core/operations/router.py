@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlmodel import col
 
+from api.core import etags
 from api.core.access import Actor, Permission, needs
 from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
@@ -54,9 +55,13 @@ def list_operations(
     return Page(items=[estimates.read(tx, row) for row in rows], next_cursor=following)
 
 
-@router.get("/{operation_id}", summary="Look at one operation", responses=FAULTS)
+@router.get("/{operation_id}", summary="Look at one operation", responses=FAULTS | etags.NOT_MODIFIED)
 def get_operation(operation_id: UUID, tx: Tx, actor: Reader, request: Request) -> OperationRead:
-    return _estimates(request).read(tx, service.get(tx, actor, operation_id))
+    return _tagged(tx, service.get(tx, actor, operation_id), request)
+
+
+def _tagged(tx: Tx, operation: Operation, request: Request) -> OperationRead:
+    return etags.tag(tx, service.version(operation), _estimates(request).read(tx, operation))
 
 
 @router.get("/{operation_id}/log", summary="Read an operation's log", responses=FAULTS)
@@ -139,8 +144,9 @@ def _estimates(request: Request) -> Estimates:
     "/{operation_id}/cancel",
     status_code=202,
     summary="Ask an operation to stop",
-    responses=problems(401, 403, 404, 409, 422),
+    responses=problems(401, 403, 404, 409, 412, 422),
 )
-def cancel(operation_id: UUID, tx: Tx, actor: Reader) -> OperationRead:
+def cancel(operation_id: UUID, tx: Tx, actor: Reader, request: Request) -> OperationRead:
     """The run is cut short; what it left half done ends as a failure would (a host goes to `maintenance`)."""
-    return OperationRead.model_validate(service.request_cancel(tx, actor, operation_id))
+    service.check(tx, actor, operation_id)
+    return _tagged(tx, service.request_cancel(tx, actor, operation_id), request)

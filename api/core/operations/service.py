@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from api.core import audit, clock
+from api.core import audit, clock, etags
 from api.core.access import Actor, Permission
 from api.core.db import table
 from api.core.errors import Conflict, NotFound
@@ -99,6 +99,17 @@ def get(tx: Session, actor: Actor, operation_id: UUID) -> Operation:
     if operation is None or not visible(actor, operation):
         raise NotFound(f"There is no operation {operation_id}.")
     return operation
+
+
+def version(operation: Operation) -> str:
+    """Another one whenever its state changed or its end was asked for; its progress makes none."""
+    return etags.version(operation, aside={"step", "progress", "arguments", "heartbeat_at"})
+
+
+def check(tx: Session, actor: Actor, operation_id: UUID) -> None:
+    """Go on only if the operation is as the request's `If-Match` says."""
+    get(tx, actor, operation_id)
+    etags.check(tx, lambda: version(lock(tx, operation_id)))
 
 
 def visible(actor: Actor, operation: Operation) -> bool:
