@@ -19,7 +19,7 @@ from api.fleet import placement
 from api.fleet import service as fleet
 from api.fleet.lifecycle import Event, State
 from api.fleet.models import Gpu
-from api.monitoring import lifecycle, service
+from api.monitoring import idle, lifecycle, service
 from api.monitoring.lifecycle import advance
 from api.monitoring.models import Action, Finding, Sighting
 
@@ -67,10 +67,7 @@ def _release(tx: Session, actor: Actor, allocation_id: UUID, why: str, seen: Sig
     _, allocation = allocations.lock(tx, actor, allocation_id)
     if allocation.state is not AllocationState.ACTIVE:
         raise Changed(f"The allocation is {allocation.state}.", state=allocation.state)
-    own = sa.select(col(Hold.gpu_id)).where(
-        col(Hold.allocation_id) == allocation_id, col(Hold.ended_at).is_(None)
-    )
-    if seen is not None and frozenset(tx.execute(own).scalars()) != seen.gpus:
+    if seen is not None and not idle.still_held(tx, allocation_id, seen.gpus):
         raise Changed("The allocation holds other GPUs than those that were measured.")
     allocations.release(tx, actor, allocation_id, reason=why)
 

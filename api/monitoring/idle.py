@@ -62,6 +62,12 @@ def held(tx: Session) -> list[Held]:
     return list(found.values())
 
 
+def still_held(tx: Session, allocation_id: UUID, gpus: frozenset[UUID]) -> bool:
+    """Whether the allocation holds just these GPUs."""
+    own = (col(Hold.allocation_id) == allocation_id, col(Hold.ended_at).is_(None))
+    return frozenset(tx.execute(sa.select(col(Hold.gpu_id)).where(*own)).scalars()) == gpus
+
+
 def measurable(held: list[Held], window: int, now: datetime) -> list[str]:
     """UUIDs of the GPUs that were held for the whole window: what they did is their holder's doing."""
     began = now - timedelta(seconds=window)

@@ -18,7 +18,7 @@ from api.core.db import Database
 from api.core.errors import Problem
 from api.monitoring import actions, holds, idle, service, stuck, unexplained
 from api.monitoring.lifecycle import State
-from api.monitoring.models import ScanRead, Seen, Sighting, Subject, Unknown
+from api.monitoring.models import Kind, ScanRead, Seen, Sighting, Subject, Unknown
 from api.monitoring.prometheus import Prometheus
 from api.monitoring.utilisation import Measured, measure
 from api.settings import Settings
@@ -47,7 +47,7 @@ def scan(database: Database, settings: Settings, *, seconds: float | None = None
     began, actor = time.monotonic(), system()
     ledger = database.run(partial(_read, settings=settings), reading=True)
     seen = _measure(ledger, settings, until=began + seconds if seconds is not None else None)
-    changes = _keep(database, settings, actor, seen)
+    changes = _keep(database, settings, actor, seen, ledger.at)
     changes[State.RESOLVED] += _resolve(database, actor, ledger, seen)
     left = database.run(service.unresolved, reading=True)
     return ScanRead(
@@ -91,10 +91,13 @@ def _judge(ledger: Ledger, of_held: Measured, of_free: Measured, settings: Setti
     return seen
 
 
-def _keep(database: Database, settings: Settings, actor: Actor, seen: Seen) -> Counter[State]:
+def _keep(database: Database, settings: Settings, actor: Actor, seen: Seen, at: datetime) -> Counter[State]:
     changes: Counter[State] = Counter()
     for sighting in seen.sightings:
-        finding_id, state = database.run(partial(_see, actor=actor, sighting=sighting, settings=settings))
+        see = partial(_see, actor=actor, sighting=sighting, settings=settings, at=at)
+        finding_id, state = database.run(see)
+        if finding_id is None:
+            continue
         if state is not None:
             changes[state] += 1
         if sighting.whole and database.run(partial(service.warned, finding_id=finding_id), reading=True):
@@ -102,8 +105,12 @@ def _keep(database: Database, settings: Settings, actor: Actor, seen: Seen) -> C
     return changes
 
 
-def _see(tx: Session, actor: Actor, sighting: Sighting, settings: Settings) -> tuple[UUID, State | None]:
-    return service.see(tx, actor, sighting, settings)
+def _see(
+    tx: Session, actor: Actor, sighting: Sighting, settings: Settings, at: datetime
+) -> tuple[UUID | None, State | None]:
+    if sighting.kind is Kind.IDLE_GPU and not idle.still_held(tx, sighting.subject_id, sighting.gpus):
+        return None, None  # what it holds has changed while it was measured
+    return service.see(tx, actor, sighting, settings, at)
 
 
 def _act(database: Database, actor: Actor, finding_id: UUID, sighting: Sighting) -> bool:

@@ -89,9 +89,17 @@ def fire(tx: Session, actor: Actor, finding: Finding, event: Event, *, reason: s
     )
 
 
-def see(tx: Session, actor: Actor, sighting: Sighting, settings: Settings) -> tuple[UUID, State | None]:
-    """Keep what a check saw: the finding, and the state that it came into, None where it stays in its own."""
-    finding, new = _opened(tx, actor, sighting)
+def see(
+    tx: Session, actor: Actor, sighting: Sighting, settings: Settings, at: datetime
+) -> tuple[UUID | None, State | None]:
+    """Keep what a check saw at `at`: the finding, and the state that it came into, None where it stays.
+
+    There is no finding where one of the same ended meanwhile: the sighting is older than that.
+    """
+    opened = _opened(tx, actor, sighting, at)
+    if opened is None:
+        return None, None
+    finding, new = opened
     if not new and not sighting.whole and finding.state is State.WARNED:
         return finding.id, None
     for name in ("detail", "evidence", "action", "policy", "owner", "subject", "host_id", "allocation_id"):
@@ -112,7 +120,7 @@ def _will_act(sighting: Sighting) -> bool:
     return sighting.policy is Policy.RECLAIM and sighting.action in DOES and sighting.whole
 
 
-def _opened(tx: Session, actor: Actor, sighting: Sighting) -> tuple[Finding, bool]:
+def _opened(tx: Session, actor: Actor, sighting: Sighting, at: datetime) -> tuple[Finding, bool] | None:
     """The unresolved finding of the sighting's subject, locked; True when it was made for it."""
     now = clock.now()
     names = ("kind", "subject_id", "subject", "host_id", "allocation_id", "workspace_id", "owner", "detail")
@@ -120,6 +128,9 @@ def _opened(tx: Session, actor: Actor, sighting: Sighting) -> tuple[Finding, boo
     row |= {"evidence": sighting.evidence, "action": sighting.action, "policy": sighting.policy}
     row |= {"id": new_id(), "state": State.OPEN, "first_seen_at": now, "last_seen_at": now}
     made = _insert(tx, row)
+    if made is not None and _ended_since(tx, sighting, at):
+        tx.execute(sa.delete(FINDINGS).where(FINDINGS.c.id == made))
+        return None
     if made is not None:
         after = {"kind": sighting.kind, "subject": sighting.subject}
         audit.record(tx, actor, "finding.opened", made, after=after, reason=sighting.detail)
@@ -131,13 +142,23 @@ def _opened(tx: Session, actor: Actor, sighting: Sighting) -> tuple[Finding, boo
     )
     present = tx.execute(statement).scalar_one_or_none()
     if present is None:  # it ended between the two statements
-        return _opened(tx, actor, sighting)
+        return _opened(tx, actor, sighting, at)
     return lock(tx, present), False
 
 
 def _insert(tx: Session, row: dict[str, Any]) -> UUID | None:
     insert = (sqlite.insert if is_sqlite(tx) else postgresql.insert)(FINDINGS).values(row)
     return tx.execute(insert.on_conflict_do_nothing().returning(FINDINGS.c.id)).scalar_one_or_none()
+
+
+def _ended_since(tx: Session, sighting: Sighting, at: datetime) -> bool:
+    """Looked at after the insert, which waits for a transaction that ends the finding of the same."""
+    statement = sa.select(col(Finding.id)).where(
+        col(Finding.kind) == sighting.kind,
+        col(Finding.subject_id) == sighting.subject_id,
+        col(Finding.resolved_at) >= at,
+    )
+    return tx.execute(statement.limit(1)).first() is not None
 
 
 def _warn(tx: Session, actor: Actor, finding: Finding, settings: Settings) -> None:
