@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from api.allocations import approvals, waiting, window
+from api.allocations import approvals, booking, usage, waiting, window
 from api.allocations.lifecycle import Event, State, advance
 from api.allocations.limits import check_quota
 from api.allocations.models import Allocation, ClaimRequest, GroupRequest, HeldGpu, Hold, Placement
@@ -21,7 +22,7 @@ from api.core import audit, clock
 from api.core.access import Actor
 from api.core.db import insert_together, table
 from api.core.ids import new_id
-from api.fleet import placement
+from api.fleet import placement, windows
 from api.fleet.placement import Taken, Wanted
 from api.providers import rates
 from api.settings import Settings
@@ -85,31 +86,48 @@ def begin(
 ) -> Claimed:
     """What follows on a claim that nobody has to approve (any more).
 
-    Raises QuotaExceeded, CapacityExceeded.
+    Raises QuotaExceeded, CapacityExceeded, and for a later window ReservationConflict.
     """
-    return waiting.place(tx, actor, tenant, allocation, span, settings, wait=wait and not span.later)
+    if span.later:
+        return _reserve(tx, actor, tenant, allocation, span, settings)
+    return waiting.place(tx, actor, tenant, allocation, span, settings, wait=wait)
+
+
+def _reserve(
+    tx: Session, actor: Actor, tenant: Tenant, allocation: Allocation, span: Window, settings: Settings
+) -> Claimed:
+    """Set GPUs aside, unless that holds up a claim that waits. The answer's GPUs are not held yet."""
+
+    def reserve() -> Claimed:
+        groups = wanted_groups(allocation.wanted)
+        chosen = booking.reserve(tx, actor, tenant, allocation, span, groups, settings)
+        return Claimed(allocation, tenant.slug, [held(gpu) for gpu in chosen])
+
+    heads = waiting.before(tx, allocation, settings) if waiting.anyone(tx) else []
+    made = waiting.unless_held_up(tx, allocation, span, heads, settings, reserve)
+    return replace(made, gpus=[])
 
 
 def grant(
-    tx: Session, actor: Actor, tenant: Tenant, allocation: Allocation, span: Window, settings: Settings
+    tx: Session,
+    actor: Actor,
+    tenant: Tenant,
+    allocation: Allocation,
+    span: Window,
+    settings: Settings,
+    *,
+    reserved: Sequence[UUID] = (),
 ) -> Claimed:
-    """Make an allocation active: new, or one that waited. The tenant is locked.
+    """Make an allocation active: new, one that waited, or one for which GPUs were `reserved`.
 
-    Raises QuotaExceeded, CapacityExceeded.
+    The tenant is locked. Raises QuotaExceeded, CapacityExceeded.
     """
-    groups = wanted_groups(allocation.wanted)
-    check_quota(tenant, Counter({ALL_MODELS: sum(group.count for group in groups)}))
-    taken, started_at, why = placement.take(
-        tx,
-        actor,
-        groups,
-        allocation.id,
-        span.starts_at,
-        until=span.free_at,
-        spread=allocation.wanted.get("placement") == Placement.SPREAD,
-        separate=bool(allocation.wanted.get("separate_hosts")),
-    )
-    check_quota(tenant, Counter(gpu.model for gpu in taken) + Counter({ALL_MODELS: len(taken)}))
+    now = usage.now(tx, tenant, allocation.requested_by_id, span, allocation.id)
+    groups, later = wanted_groups(allocation.wanted), now is not tenant
+    check_quota(now, Counter({ALL_MODELS: sum(group.count for group in groups)}), later=later)
+    taken, started_at, why = _take(tx, actor, allocation, groups, span, reserved)
+    asked = Counter(gpu.model for gpu in taken) + Counter({ALL_MODELS: len(taken)})
+    check_quota(now, asked, later=later)
     priced = prices(tx, taken, started_at)
     waited = sa.inspect(allocation).persistent
     before = allocation.state if waited else None
@@ -134,6 +152,31 @@ def grant(
     else:
         insert_together(tx, (ALLOCATIONS, [allocation.model_dump()]), (HOLDS, rows), (audit.EVENTS, [event]))
     return Claimed(allocation, tenant.slug, [held(gpu) for gpu in taken])
+
+
+def _take(
+    tx: Session,
+    actor: Actor,
+    allocation: Allocation,
+    groups: Sequence[Wanted],
+    span: Window,
+    reserved: Sequence[UUID],
+) -> tuple[list[Taken], datetime, dict[str, Any]]:
+    """What was reserved; where that cannot be had, or nothing was, what placement finds."""
+    holder, at, until = allocation.id, span.starts_at, span.free_at
+    exactly = windows.take(tx, actor, reserved, holder, at, until=until) if reserved else None
+    if exactly is not None:
+        return exactly
+    return placement.take(
+        tx,
+        actor,
+        groups,
+        holder,
+        at,
+        until=until,
+        spread=allocation.wanted.get("placement") == Placement.SPREAD,
+        separate=bool(allocation.wanted.get("separate_hosts")),
+    )
 
 
 def hold_rows(

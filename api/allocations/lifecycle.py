@@ -59,6 +59,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.RESERVED, Event.GRANT): State.ACTIVE,
     (State.RESERVED, Event.CANCEL): State.CANCELLED,
     (State.RESERVED, Event.EXPIRE): State.EXPIRED,
+    (State.RESERVED, Event.EXTEND): State.RESERVED,
     (State.ACTIVE, Event.EXTEND): State.ACTIVE,
     (State.ACTIVE, Event.GROW): State.ACTIVE,
     (State.ACTIVE, Event.TRANSFER): State.ACTIVE,

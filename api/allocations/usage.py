@@ -1,0 +1,120 @@
+"""What a workspace, its organisation and a member hold or have reserved over a time, against their quotas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from sqlmodel import col
+
+from api.allocations.models import Allocation, Hold, Reservation
+from api.allocations.window import Window
+from api.core.db import table
+from api.workspaces.models import Scope, Workspace
+from api.workspaces.service import Limit, Tenant
+
+ALLOCATIONS, HOLDS, RESERVATIONS = table(Allocation), table(Hold), table(Reservation)
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """So many GPUs of a model in `[starts_at, ends_at)`, of a member of a workspace."""
+
+    workspace_id: UUID
+    user_id: UUID | None
+    model: str
+    starts_at: datetime
+    ends_at: datetime
+    gpus: int
+
+
+def later(tx: Session, tenant: Tenant, user_id: UUID | None, span: Window, besides: UUID) -> Tenant:
+    """The tenant with what counts at the fullest moment of a window that has not begun.
+
+    Holds count until their planned end. The reservations of the allocation `besides` do not count.
+    """
+    booked = _booked(tx, tenant, span, besides)
+    uses = [*booked, *_held(tx, tenant, span.starts_at)]
+    return _at_the_fullest(tenant, user_id, _moments(span, booked), uses)
+
+
+def now(tx: Session, tenant: Tenant, user_id: UUID | None, span: Window, besides: UUID) -> Tenant:
+    """The tenant with what counts at the fullest moment of a window that begins now.
+
+    That is what it holds, unless something is reserved in that window; then it is at least that.
+    """
+    booked = _booked(tx, tenant, span, besides)
+    if not booked:
+        return tenant
+    begins = [use for use in booked if use.starts_at <= span.starts_at]
+    at_once = _at_the_fullest(tenant, user_id, [span.starts_at], begins)
+    uses = [*booked, *_held(tx, tenant, span.starts_at)]
+    fullest = _at_the_fullest(tenant, user_id, _moments(span, booked), uses)
+    limits = tuple(
+        replace(held, used=max(held.used + first.used, all_of_it.used))
+        for held, first, all_of_it in zip(tenant.limits, at_once.limits, fullest.limits, strict=True)
+    )
+    return replace(tenant, limits=limits)
+
+
+def _moments(span: Window, uses: Iterable[_Use]) -> list[datetime]:
+    """Use grows only where the window or a reservation begins."""
+    return [span.starts_at, *{use.starts_at for use in uses if use.starts_at > span.starts_at}]
+
+
+def _at_the_fullest(
+    tenant: Tenant, user_id: UUID | None, moments: Iterable[datetime], uses: Iterable[_Use]
+) -> Tenant:
+    def most(limit: Limit) -> int:
+        own = [use for use in uses if _counts(use, limit, tenant, user_id)]
+        return max(sum(u.gpus for u in own if u.starts_at <= at < u.ends_at) for at in moments)
+
+    return replace(tenant, limits=tuple(replace(limit, used=most(limit)) for limit in tenant.limits))
+
+
+def _counts(use: _Use, limit: Limit, tenant: Tenant, user_id: UUID | None) -> bool:
+    if limit.model and use.model != limit.model:
+        return False
+    if limit.scope is Scope.ORGANISATION:
+        return True
+    own = use.workspace_id == tenant.id
+    return own and (limit.scope is Scope.WORKSPACE or use.user_id == user_id)
+
+
+def _whose(tenant: Tenant, column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """All of the organisation where it has a limit, else the workspace."""
+    if not any(limit.scope is Scope.ORGANISATION for limit in tenant.limits):
+        return column == tenant.id
+    same = col(Workspace.organisation_id) == tenant.organisation_id
+    return column.in_(sa.select(col(Workspace.id)).where(same))
+
+
+def _booked(tx: Session, tenant: Tenant, span: Window, besides: UUID) -> list[_Use]:
+    own = RESERVATIONS.c
+    key = (own.workspace_id, own.user_id, own.model, own.starts_at, own.ends_at)
+    statement = (
+        sa.select(*key, sa.func.count())
+        .where(_whose(tenant, own.workspace_id), own.closed_at.is_(None), own.allocation_id != besides)
+        .where(own.starts_at < span.ends_at, own.ends_at > span.starts_at)
+        .group_by(*key)
+    )
+    return [_Use(*row) for row in tx.execute(statement)]
+
+
+def _held(tx: Session, tenant: Tenant, at: datetime) -> list[_Use]:
+    key = (HOLDS.c.workspace_id, HOLDS.c.user_id, HOLDS.c.model, ALLOCATIONS.c.ends_at)
+    statement = (
+        sa.select(*key, sa.func.count())
+        .join(ALLOCATIONS, ALLOCATIONS.c.id == HOLDS.c.allocation_id)
+        .where(_whose(tenant, HOLDS.c.workspace_id), HOLDS.c.ended_at.is_(None), ALLOCATIONS.c.ends_at > at)
+        .group_by(*key)
+    )
+    return [
+        _Use(workspace_id, user_id, model, at, ends_at, gpus)
+        for workspace_id, user_id, model, ends_at, gpus in tx.execute(statement)
+    ]
