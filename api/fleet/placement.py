@@ -20,7 +20,7 @@ from api.core.access import Actor
 from api.core.db import is_sqlite
 from api.core.retries import Contended
 from api.fleet import fit, mig, seizing, service, shortage
-from api.fleet.lifecycle import Event
+from api.fleet.lifecycle import Event, State
 from api.fleet.rooms import GPU, HOST, View
 from api.fleet.shortage import enough_at
 from api.fleet.wanted import CapacityExceeded, Moment, Taken, Wanted
@@ -119,9 +119,16 @@ def give_back(tx: Session, actor: Actor, holder: UUID, at: datetime, *, reason: 
     seizing.lock_hosts(tx, host_ids)
     freed = {"held_by": None, "held_until": None, "free_since": at}
     tx.execute(sa.update(GPU).where(GPU.c.held_by == holder).values(freed))
-    for host_id in host_ids:
-        if service.held_gpus(tx, host_id) == 0:
-            service.fire(tx, actor, host_id, Event.RELEASE, reason=reason, at=at)
+    for host_id in _left_empty(tx, host_ids):
+        service.fire(tx, actor, host_id, Event.RELEASE, reason=reason, at=at)
+
+
+def _left_empty(tx: Session, host_ids: Sequence[UUID]) -> list[UUID]:
+    """Those that nobody holds any more. From one that is out of service only a clean leads back anyway."""
+    held = sa.exists().where(GPU.c.host_id == HOST.c.id, GPU.c.held_by.is_not(None))
+    out = HOST.c.state.in_((State.MAINTENANCE, State.RETIRED))
+    empty = sa.select(HOST.c.id).where(HOST.c.id.in_(host_ids), ~held, ~out)
+    return list(tx.execute(empty.order_by(HOST.c.id)).scalars())
 
 
 def hold_until(tx: Session, holder: UUID, until: datetime) -> None:

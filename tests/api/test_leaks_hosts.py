@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 import sqlalchemy as sa
 
+from api.allocations.models import Hold
 from api.core.db import Database
 from api.core.ids import new_id
 from api.core.operations import service as operations
@@ -119,6 +120,11 @@ def test_a_hold_without_its_host_is_told_to_its_workspace(
     assert (found["owner"], found["action"]) == ("admin@ironyard.local", "release-allocation")
     assert why in found["detail"]
     assert found["evidence"]["number"] == 1
+    with watch.at(2):
+        act(watch, found)
+    assert watch.client.ok("GET", f"{CLAIMS}/{made['id']}")["state"] == "released"
+    with database.snapshot() as tx:
+        assert tx.execute(sa.select(Hold.id).where(Hold.ended_at.is_(None))).all() == []
 
 
 def test_an_active_allocation_that_holds_nothing_is_ended(
