@@ -51,6 +51,7 @@ SECTIONS = {
         ),
         "group": Entry("groups:app", "List, watch, cancel and try again what is done to many hosts."),
         "operations": Entry("operations:app", "List, look at, watch and cancel background work."),
+        "leaks": Entry("leaks:app", "What is held, lent or at work without a reason; decide about it."),
         "proof": Entry("proof:app", "Check signed records and manifests, offline as well."),
         "tenancy": Entry("cluster:app", "Bring the cluster in line with workspaces, quotas and members."),
     },
