@@ -103,8 +103,8 @@ class Reservation(SQLModel, table=True):
     """One GPU set aside for `[starts_at, ends_at)`, and until `free_at` for the clean after it.
 
     Open ones of a GPU never overlap (exclusion constraint on PostgreSQL, trigger on SQLite), nor does one
-    overlap a hold's planned time: a trigger keeps the earliest start on the GPU's row (`booked_from`), another
-    refuses a `held_until` beyond it. Closed once (`closed_at`), when it becomes a hold or is given up.
+    overlap a hold's planned time: a trigger keeps the earliest start on the GPU's row (`booked_from`),
+    another refuses a `held_until` beyond it. Closed once (`closed_at`), as a hold or given up.
     """
 
     __tablename__ = "reservations"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """`[starts_at, expires_at)` is asked for; the hold ends at `ends_at`, the GPU is free again at `free_at`."""
+    """`[starts_at, expires_at)` is asked for; the hold ends at `ends_at`, the GPU is free at `free_at`."""
 
     starts_at: datetime
     expires_at: datetime

@@ -194,7 +194,8 @@ def budgets_are_kept(ledger: Ledger, memory: Memory) -> None:
         limit = ledger.budgets[row.scope_id, row.resource].hard_limit
         key = (row.scope_id, row.resource, row.period_start)
         if limit is not None and row.committed > limit:
-            assert row.committed <= memory.committed.get(key, row.committed), "more was promised past a budget"
+            before = memory.committed.get(key, row.committed)
+            assert row.committed <= before, "more was promised past a budget"
         seen[key] = row.committed
     memory.committed = seen
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from api.allocations import claims, service, swift
+from api.allocations import claims, expiry, service, swift
 from api.allocations.models import ClaimRequest, Hold, Reservation
 from api.billing import service as billing
 from api.core import clock
@@ -27,7 +27,7 @@ from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.models import Operation
 from api.fleet import service as fleet
 from api.fleet.lifecycle import Event
-from api.fleet.models import Gpu, Host
+from api.fleet.models import Gpu
 from api.workspaces import service as workspaces
 from api.workspaces.models import QuotaSet
 from tests.machine import invariants
@@ -36,10 +36,6 @@ from tests.support import ledger
 
 HOURS = st.integers(1, 72)
 HOLDS, BOOKINGS, GPUS = table(Hold), table(Reservation), table(Gpu)
-
-
-class Crash(Exception):
-    """A process that dies before its commit."""
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -63,13 +59,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @contextmanager
     def transaction(self, *, crash: bool = False) -> Iterator[Session]:
-        """Refusals are answers; a crash leaves nothing behind; anything else fails the test."""
+        """Refusals are answers; a crash before the commit leaves nothing; anything else fails the test."""
         try:
             with self.stage.database.transaction() as tx:
                 yield tx
                 if crash:
-                    raise Crash
-        except (Problem, Crash):
+                    tx.rollback()
+        except Problem:
             return
 
     def actor(self, slug: str, *, operator: bool) -> Actor:
@@ -150,7 +146,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         with self.transaction(crash=crash == 1) as tx:
             end = clock.now() + timedelta(hours=hours)
-            service.extend(tx, self.stage.administrator, found, end, self.stage.settings)
+            expiry.extend(tx, self.stage.administrator, found, end, self.stage.settings)
 
     @rule(slug=st.sampled_from(SLUGS), gpus=st.integers(0, 12), of_model=st.none() | st.integers(0, 6))
     def change_quota(self, slug: str, gpus: int, of_model: int | None) -> None:
@@ -173,10 +169,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(crash=st.integers(0, 9))
     def worker_expires(self, crash: int) -> None:
         with self.stage.database.snapshot() as tx:
-            overdue = service.overdue(tx)
+            overdue = expiry.overdue(tx)
         for found in overdue:
             with self.transaction(crash=crash == 1) as tx:
-                service.expire(tx, system(), found)
+                expiry.expire(tx, system(), found)
 
     @rule(pick=st.integers(0, 3), well=st.integers(0, 4))
     def worker_ends_an_operation(self, pick: int, well: int) -> None:

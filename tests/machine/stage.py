@@ -114,7 +114,8 @@ def _people(database: Database) -> None:
 def _open(settings: Settings, engine: sa.Engine) -> Stage:
     database = Database(engine, **{QUEUE: DbosDispatcher(engine), SIGNER: Signer(settings.proof_key)})
     with database.snapshot() as tx:
-        users = {row.email: Actor(row.email, row.role, row.id) for row in tx.execute(sa.select(User)).scalars()}
+        rows = tx.execute(sa.select(User)).scalars()
+        users = {row.email: Actor(row.email, row.role, row.id) for row in rows}
         slugs = set(tx.execute(sa.select(Workspace.slug)).scalars())
         assert slugs >= set(SLUGS)
         return Stage(

@@ -264,7 +264,7 @@ def _allocations_in_place() -> None:
     op.alter_column("allocations", "expires_at", nullable=True)
     op.execute("UPDATE allocations SET ends_at = expires_at")
     for check in _checks():
-        op.create_check_constraint(check.name, "allocations", check.sqltext)
+        op.create_check_constraint(str(check.name), "allocations", check.sqltext)
 
 
 def _allocation_indexes() -> None:

@@ -36,7 +36,8 @@ BOOKING_FACTS = (
 SCOPES = """scope_id IN (NEW.workspace_id,
             (SELECT organisation_id FROM workspaces WHERE id = NEW.workspace_id),
             (SELECT id FROM memberships WHERE workspace_id = NEW.workspace_id AND user_id = NEW.user_id))"""
-COUNT = """(SELECT count(*) FROM holds h WHERE h.ended_at IS NULL AND NEW.model IN ('', h.model) AND CASE NEW.scope
+COUNT = """(SELECT count(*) FROM holds h WHERE h.ended_at IS NULL AND NEW.model IN ('', h.model)
+            AND CASE NEW.scope
             WHEN 'workspace' THEN h.workspace_id = NEW.scope_id
             WHEN 'organisation' THEN h.workspace_id IN
                 (SELECT id FROM workspaces WHERE organisation_id = NEW.scope_id)
@@ -88,7 +89,8 @@ END $$""",
     """CREATE TRIGGER budget_periods_kept BEFORE UPDATE ON budget_periods FOR EACH ROW
     WHEN (NEW.committed > OLD.committed) EXECUTE FUNCTION ironyard_budget_kept()""",
     """ALTER TABLE reservations ADD CONSTRAINT ex_reservations_overlap
-    EXCLUDE USING gist (gpu_id WITH =, tstzrange(starts_at, free_at, '[)') WITH &&) WHERE (closed_at IS NULL)""",
+    EXCLUDE USING gist (gpu_id WITH =, tstzrange(starts_at, free_at, '[)') WITH &&)
+    WHERE (closed_at IS NULL)""",
     """CREATE TRIGGER reservations_closed_once BEFORE UPDATE ON reservations FOR EACH ROW
     WHEN (OLD.closed_at IS NOT NULL OR NEW.closed_at IS NULL OR {booking_changed})
     EXECUTE FUNCTION ironyard_refuse('a reservation is closed once and never edited')""",
@@ -98,6 +100,8 @@ END $$""",
     EXECUTE FUNCTION ironyard_refuse('a reservation is never deleted')""",
     f"""CREATE FUNCTION ironyard_gpu_booked() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    -- Locked first: a statement that had to wait would count as of before it waited.
+    PERFORM 1 FROM gpus WHERE id = NEW.gpu_id FOR NO KEY UPDATE;
     UPDATE gpus SET booked_from = {BOOKED} WHERE id = NEW.gpu_id;
     RETURN NULL;
 END $$""",

@@ -38,16 +38,15 @@ BEGIN
         RETURN NULL;
     END IF;
     scopes := ARRAY[w.id, w.organisation_id, w.member_id];
-    FOR l IN SELECT q.model, q.hard_limit, q.soft_limit, q.used FROM quotas q
+    FOR l IN SELECT q.model, q.hard_limit, q.soft_limit, q.used, q.budgeted FROM quotas q
         WHERE q.scope_id = ANY (scopes) AND q.resource = 'gpus'
         ORDER BY q.scope_id, q.model FOR UPDATE
     LOOP
-        IF (l.model = '' AND l.used + _want > l.hard_limit) OR l.soft_limit IS NOT NULL THEN
+        IF (l.model = '' AND l.used + _want > l.hard_limit) OR l.soft_limit IS NOT NULL OR l.budgeted THEN
             RETURN NULL;
         END IF;
     END LOOP;
     IF NOT FOUND
-        OR EXISTS (SELECT 1 FROM budgets b WHERE b.scope_id = ANY (scopes))
         OR EXISTS (SELECT 1 FROM approval_rules)
         OR EXISTS (SELECT 1 FROM allocations a WHERE a.state = 'queued')
         OR EXISTS (SELECT 1 FROM reservations r WHERE r.workspace_id = w.id AND r.closed_at IS NULL)
@@ -59,7 +58,8 @@ BEGIN
         SELECT g.id FROM gpus g WHERE g.host_lent AND {FITS}
         ORDER BY g.host_id, g."index" LIMIT _want FOR UPDATE SKIP LOCKED
     ), done AS (UPDATE gpus g {TAKE})
-    SELECT COALESCE(jsonb_agg(to_jsonb(d) ORDER BY d.host_id, d."index"), '[]'), GREATEST(began, max(d.since))
+    SELECT COALESCE(jsonb_agg(to_jsonb(d) ORDER BY d.host_id, d."index"), '[]'),
+            GREATEST(began, max(d.since))
         INTO taken, began FROM done d;
 
     WHILE jsonb_array_length(taken) < _want LOOP
@@ -79,7 +79,8 @@ BEGIN
             INTO part, began FROM done d;
         CONTINUE WHEN jsonb_array_length(part) = 0;
         UPDATE gpus SET host_lent = true WHERE host_id = tried;
-        UPDATE hosts SET state = 'allocated', state_since = GREATEST(_at, opening.state_since) WHERE id = tried;
+        UPDATE hosts SET state = 'allocated', state_since = GREATEST(_at, opening.state_since)
+            WHERE id = tried;
         UPDATE host_periods SET ended_at = GREATEST(_at, opening.state_since)
             WHERE host_id = tried AND ended_at IS NULL;
         INSERT INTO host_periods (id, host_id, state, started_at)
@@ -105,17 +106,20 @@ BEGIN
                 SELECT r.per_gpu_hour FROM rates r
                 WHERE r.model IN (x.gpu->>'model', '') AND r.region IN (x.gpu->>'region', '')
                     AND r.effective_from <= began
-                ORDER BY r.model <> '' DESC, r.region <> '' DESC, r.effective_from DESC LIMIT 1)) ORDER BY x.n)
+                ORDER BY r.model <> '' DESC, r.region <> '' DESC, r.effective_from DESC LIMIT 1))
+                ORDER BY x.n)
             INTO taken FROM jsonb_array_elements(taken) WITH ORDINALITY AS x(gpu, n);
         price := (SELECT sum((x->>'rate')::numeric) FROM jsonb_array_elements(taken) x);
     END IF;
-    INSERT INTO allocations (id, workspace_id, requested_by_id, requested_by, state, wanted, why, created_at,
-            duration_seconds, started_at, expires_at, ends_at, priority, preemptible, price_per_hour, currency)
-        VALUES (_allocation, w.id, _user, _who, 'active', _wanted, why, _at, _duration, began, _expires, _ends,
-            _priority, _preemptible, price, CASE WHEN price IS NULL THEN NULL ELSE _currency END);
+    INSERT INTO allocations (id, workspace_id, requested_by_id, requested_by, state, wanted, why,
+            created_at, duration_seconds, started_at, expires_at, ends_at, priority, preemptible,
+            price_per_hour, currency)
+        VALUES (_allocation, w.id, _user, _who, 'active', _wanted, why,
+            _at, _duration, began, _expires, _ends, _priority, _preemptible,
+            price, CASE WHEN price IS NULL THEN NULL ELSE _currency END);
     INSERT INTO holds (id, allocation_id, workspace_id, user_id, gpu_id, host_id, model, rate, started_at)
-        SELECT _ids[used_ids + x.n], _allocation, w.id, _user, (x.gpu->>'id')::uuid, (x.gpu->>'host_id')::uuid,
-            x.gpu->>'model', (x.gpu->>'rate')::numeric, began
+        SELECT _ids[used_ids + x.n], _allocation, w.id, _user, (x.gpu->>'id')::uuid,
+            (x.gpu->>'host_id')::uuid, x.gpu->>'model', (x.gpu->>'rate')::numeric, began
         FROM jsonb_array_elements(taken) WITH ORDINALITY AS x(gpu, n);
     INSERT INTO audit_events (id, at, actor, actor_id, key_id, action, subject_id, after, address, request_id)
         VALUES (_ids[used_ids + _want + 1], _at, _who, _user, _key, 'allocation.claimed', _allocation,
