@@ -104,7 +104,7 @@ class Facade(Component[FacadeSettings]):
         self, database: Database, monitoring: Monitoring, space: pulumi.Resource
     ) -> tuple[list[pulumi.Resource], dict[str, pulumi.Input[str]]]:
         """ConfigMap and Secret of the settings, and annotations that change with what is in them."""
-        plain, secret = self._plain(), self._secret(database, monitoring)
+        plain, secret = self._plain(monitoring), self._secret(database, monitoring)
         made = [
             self._config_map(pods.SETTINGS, plain, space),
             self.create_secret(pods.SETTINGS, namespace=NAMESPACE, data=secret, after=[space]),
@@ -131,12 +131,13 @@ class Facade(Component[FacadeSettings]):
             opts=self.options(after=[space]),
         )
 
-    def _plain(self) -> dict[str, str]:
+    def _plain(self, monitoring: Monitoring) -> dict[str, str]:
         settings = self.settings
         plain = {
             "mode": "production",
             "administrator_email": settings.administrator_email,
             "database_pool_size": str(POOL),
+            **({"prometheus_url": monitoring.url} if monitoring.url else {}),
             **{name: str(value) for name, value in settings.options.items()},
         }
         if settings.tenancy.enabled:

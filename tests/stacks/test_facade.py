@@ -36,12 +36,21 @@ def only_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Component, "known", known)
 
 
-def roll(roll_out: Any, *, watches: bool = True, discovery: Any = None, **config: Any) -> tuple[Any, Facade]:
+def roll(
+    roll_out: Any,
+    *,
+    watches: bool = True,
+    discovery: Any = None,
+    prometheus: str | None = None,
+    **config: Any,
+) -> tuple[Any, Facade]:
     made = []
 
     def program() -> None:
         platform = Platform.load()
-        monitoring: Any = SimpleNamespace(watches=watches, definitions=[], discovery=discovery)
+        monitoring: Any = SimpleNamespace(
+            watches=watches, definitions=[], discovery=discovery, url=prometheus
+        )
         gateway = Gateway(platform, monitoring=monitoring)
         gateway.encrypt(None)
         storage = Storage(platform, monitoring=monitoring)
@@ -254,6 +263,17 @@ def test_the_discovery_token_is_prometheus_s(roll_out: Any) -> None:
     assert facade.discovery_token is not None
     seen, _ = roll(roll_out)
     assert len(environment(seen)["IRONYARD_DISCOVERY_TOKEN"]) == 40
+
+
+def test_leaks_are_measured_by_the_platform_s_prometheus(roll_out: Any) -> None:
+    url = "http://kube-prometheus-stack-prometheus.ironyard-monitoring.svc:9090"
+    seen, _ = roll(roll_out, prometheus=url)
+    assert facade_settings(seen).prometheus_url == url
+    other = {"options": {"prometheus_url": "https://thanos.example.com"}}
+    assert facade_settings(roll(roll_out, prometheus=url, facade=other)[0]).prometheus_url == (
+        "https://thanos.example.com"
+    )
+    assert facade_settings(roll(roll_out)[0]).prometheus_url == ""
 
 
 def test_nobody_reaches_the_api_but_the_gateway_and_prometheus(roll_out: Any) -> None:
