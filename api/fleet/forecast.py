@@ -20,10 +20,10 @@ from api.core.columns import UtcDateTime
 from api.fleet import fit
 from api.fleet.lifecycle import LENDABLE
 from api.fleet.models import Health
-from api.fleet.rooms import COMES_BACK, GPU, HOST, RESERVED, WHOLE, Order, Room, Side, Spot, matches
+from api.fleet.rooms import COMES_BACK, GPU, HOST, RESERVED, Order, Room, Side, Spot, matches, whole_host
 from api.fleet.wanted import Wanted
 
-MOST_GPUS, SPARE, MOST_LOOKS = 10_000, 1_000, 300_000
+MOST_GPUS, SPARE, MOST_LOOKS = 2_048, 1_000, 300_000
 # What a clean is reckoned to take; the default of IRONYARD_CLEANING_GAP.
 CLEANING = timedelta(seconds=900)
 
@@ -80,7 +80,6 @@ def enough_at(
 
 def _slots(tx: Session, wanted: Wanted, now: datetime, cleaning: timedelta, *, separate: bool) -> list[Slot]:
     """GPUs that match and come back, the first to be free first."""
-    whole = sa.select(sa.func.count()).where(WHOLE.c.host_id == GPU.c.host_id, WHOLE.c.removed_at.is_(None))
     rows = tx.execute(
         sa.select(
             GPU.c.id,
@@ -91,9 +90,7 @@ def _slots(tx: Session, wanted: Wanted, now: datetime, cleaning: timedelta, *, s
             GPU.c.booked_from,
             HOST.c.state,
             HOST.c.state_since,
-            (whole.correlate(GPU).scalar_subquery() if wanted.exclusive_host else sa.literal(0)).label(
-                "whole"
-            ),
+            (whole_host() if wanted.exclusive_host else sa.literal(0)).label("whole"),
         )
         .select_from(GPU.join(HOST, HOST.c.id == GPU.c.host_id))
         .where(

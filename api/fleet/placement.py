@@ -55,7 +55,7 @@ def take(
             picks = fit.plan(view, groups, spread=spread, separate=separate)
         except fit.TooFew as lack:
             attempted.rollback()
-            if not view.hasty:
+            if not view.hasty or _blind(view, groups, spread=spread):
                 raise shortage.told(view, groups, lack.group, at, separate=separate) from None
             _patient(view)
             continue
@@ -67,6 +67,11 @@ def take(
         if not view.hasty:
             _patient(view)
     raise _contended()
+
+
+def _blind(view: View, groups: Sequence[Wanted], *, spread: bool) -> bool:
+    """Whether being hasty made no difference: whole hosts and spread ones are looked for without locks."""
+    return not view.but_gpus and not view.but_hosts and all(group.together or spread for group in groups)
 
 
 def _patient(view: View) -> None:

@@ -38,6 +38,7 @@ COMES_BACK = (State.IDLE, State.ALLOCATED, State.RECLAIMING, State.CLEANING)
 UNTIL = sa.bindparam("until", type_=UtcDateTime)
 START = sa.bindparam("start", type_=UtcDateTime)
 CANDIDATES = 32
+FIRST = UUID(int=0)
 
 
 class Spot(NamedTuple):
@@ -80,14 +81,15 @@ class View:
         if not self.hasty:
             return self._spots(wanted, "idle", number)
         found: list[Spot] = []
-        after = UUID(int=0)
+        after = FIRST
         while len(found) < number:
-            step = max(1, (number - len(found) + 7) // 8)
-            hosts = self._run(_idle_hosts(self._shape(wanted)), wanted, limit=step, after=after)
-            if not hosts:
+            rows = self._run(_spots(self._shape(wanted), "idle", "after"), wanted, limit=number, after=after)
+            if not rows:
                 break
-            after = max(row.id for row in hosts)
-            found += self.spots_of(wanted, [row.id for row in hosts])
+            hosts = {row.host_id for row in rows}
+            after = max(hosts)
+            mine = self.tx.execute(_idle_hosts(), {"hosts": sorted(hosts)}).scalars().all()
+            found += self.spots_of(wanted, list(mine)) if mine else []
         return found[:number]
 
     def spots_of(self, wanted: Wanted, hosts: list[UUID]) -> list[Spot]:
@@ -103,11 +105,25 @@ class View:
     def rooms(
         self, wanted: Wanted, side: Side, order: Order, *, least: int, limit: int = CANDIDATES
     ) -> list[Room]:
-        statement = _rooms(self._shape(wanted), "any" if self.later else side, order, wanted.exclusive_host)
-        rows = self._run(statement, wanted, limit=limit, least=least)
-        return [
-            Room(row.host_id, getattr(row, "nvlink_domain", None), row.free, side == "lent") for row in rows
-        ]
+        """Hosts (or NVLink domains of them) with at least so many free; whole ones, if those are wanted."""
+        side = "any" if self.later else side
+        if wanted.exclusive_host and order == "turn":
+            return self._whole_rooms(wanted, side, least, limit)
+        statement = _rooms(self._shape(wanted), side, order, wanted.exclusive_host)
+        return [_room(row, side) for row in self._run(statement, wanted, limit=limit, least=least)]
+
+    def _whole_rooms(self, wanted: Wanted, side: Side, least: int, limit: int) -> list[Room]:
+        """Told apart here: the database would look at every host before it answers with the first."""
+        statement = _rooms_after(self._shape(wanted), side)
+        found: list[Room] = []
+        after = FIRST
+        while len(found) < limit:
+            rows = self._run(statement, wanted, limit=limit, least=least, after=after)
+            found += [_room(row, side) for row in rows if row.free == row.whole]
+            if len(rows) < limit:
+                break
+            after = rows[-1].host_id
+        return found[:limit]
 
     def domains(self, wanted: Wanted) -> list[Room]:
         """NVLink domains with enough, the tightest first, wherever their hosts are."""
@@ -209,6 +225,7 @@ def _spots(shape: Shape, side: Side, where: str, *, locking: bool = False) -> An
         "": [],
         "hosts": [GPU.c.host_id.in_(sa.bindparam("hosts", expanding=True, type_=sa.Uuid))],
         "domain": [GPU.c.nvlink_domain == sa.bindparam("domain")],
+        "after": [GPU.c.host_id > sa.bindparam("after", type_=sa.Uuid)],
     }
     here["host"] = here["hosts"]
     here["both"] = here["hosts"] + here["domain"]
@@ -219,42 +236,49 @@ def _spots(shape: Shape, side: Side, where: str, *, locking: bool = False) -> An
     return statement.with_for_update(skip_locked=True, key_share=True) if locking else statement
 
 
-@lru_cache(maxsize=1024)
-def _idle_hosts(shape: Shape) -> Any:
-    """Idle hosts with free GPUs that match, in their order, locked; those in others' hands are skipped."""
-    beyond = GPU.c.host_id > sa.bindparam("after", type_=sa.Uuid)
-    own = sa.select(GPU.c.host_id).where(*_free(shape), *_side("idle"), beyond).distinct()
-    found = own.order_by(GPU.c.host_id).subquery("found")
-    return (
-        sa.select(HOST.c.id)
-        .select_from(sa.join(found, HOST, HOST.c.id == found.c.host_id))
-        .where(HOST.c.state == State.IDLE)
-        .order_by(found.c.host_id)
-        .limit(_limit())
-        .with_for_update(of=HOST, skip_locked=True, key_share=True)
-    )
+@lru_cache(maxsize=1)
+def _idle_hosts() -> Any:
+    """Those that are idle, locked; those in others' hands are skipped."""
+    named = HOST.c.id.in_(sa.bindparam("hosts", expanding=True, type_=sa.Uuid))
+    idle = sa.select(HOST.c.id).where(named, HOST.c.state == State.IDLE).order_by(HOST.c.id)
+    return idle.with_for_update(skip_locked=True, key_share=True)
+
+
+def _room(row: Any, side: Side) -> Room:
+    return Room(row.host_id, getattr(row, "nvlink_domain", None), row.free, side == "lent")
+
+
+def _grouped(shape: Shape, side: Side) -> tuple[list[Any], sa.Select[Any]]:
+    groups = [GPU.c.host_id, GPU.c.nvlink_domain] if "nvlink" in shape.given else [GPU.c.host_id]
+    free = sa.func.count()
+    found = sa.select(*groups, free.label("free")).where(*_free(shape), *_side(side)).group_by(*groups)
+    return groups, found.having(free >= sa.bindparam("least", type_=sa.Integer)).limit(_limit())
+
+
+def whole_host() -> sa.ScalarSelect[int]:
+    """How many GPUs the GPU's host has."""
+    own = sa.and_(WHOLE.c.host_id == GPU.c.host_id, WHOLE.c.removed_at.is_(None))
+    return sa.select(sa.func.count()).where(own).correlate(GPU).scalar_subquery()
 
 
 @lru_cache(maxsize=1024)
 def _rooms(shape: Shape, side: Side, order: Order, whole: bool) -> Any:
-    """Hosts (or NVLink domains of them) with at least so many."""
-    groups = [GPU.c.host_id, GPU.c.nvlink_domain] if "nvlink" in shape.given else [GPU.c.host_id]
-    free = sa.func.count()
-    enough = free >= sa.bindparam("least", type_=sa.Integer)
+    groups, found = _grouped(shape, side)
     if whole:
-        all_of_it = sa.select(sa.func.count()).where(
-            WHOLE.c.host_id == GPU.c.host_id, WHOLE.c.removed_at.is_(None)
-        )
-        enough = sa.and_(enough, free == all_of_it.correlate(GPU).scalar_subquery())
-    ranks: dict[Order, list[Any]] = {"tight": [free], "roomy": [free.desc()], "turn": []}
-    return (
-        sa.select(*groups, free.label("free"))
-        .where(*_free(shape), *_side(side))
-        .group_by(*groups)
-        .having(enough)
-        .order_by(*ranks[order], *groups)
-        .limit(_limit())
-    )
+        found = found.having(sa.func.count() == whole_host())
+    ranks: dict[Order, list[Any]] = {
+        "tight": [sa.func.count()],
+        "roomy": [sa.func.count().desc()],
+        "turn": [],
+    }
+    return found.order_by(*ranks[order], *groups)
+
+
+@lru_cache(maxsize=1024)
+def _rooms_after(shape: Shape, side: Side) -> Any:
+    groups, found = _grouped(shape, side)
+    beyond = GPU.c.host_id > sa.bindparam("after", type_=sa.Uuid)
+    return found.add_columns(whole_host().label("whole")).where(beyond).order_by(*groups)
 
 
 @lru_cache(maxsize=256)
