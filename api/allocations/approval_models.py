@@ -143,8 +143,9 @@ class ToDecide(BaseModel):
     requested_at: datetime
     approver: Approval
     asked: dict[str, Any]
+    purpose: str | None
     not_before: datetime | None
-    expires_at: datetime | None = Member(description="of a claim: its end, where it was named")
+    expires_at: datetime | None = Member(description="the end, where one was named")
     duration_seconds: int | None = Member(description="of a claim: its length, from its approval on")
 
 

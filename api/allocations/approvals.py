@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from api.allocations import window
+from api.allocations import service, window
 from api.allocations.approval_models import ApprovalRule
 from api.allocations.lifecycle import State
 from api.allocations.models import Allocation, ClaimRequest
@@ -97,6 +97,16 @@ def request(
     text = f"{actor.name} asks for {what}" + (f": {asked.purpose}" if asked.purpose else ".")
     tell_deciders(tx, tenant, approver, "allocation.requested", allocation.id, allocation.id, text, actor)
     return allocation
+
+
+def lock(tx: Session, actor: Actor, allocation_id: UUID) -> tuple[Tenant, Allocation]:
+    """As `service.lock`, but with the limits of the member whose allocation it is, not of the actor."""
+    allocation = service.get(tx, actor, allocation_id)
+    workspace_id = allocation.workspace_id
+    tenant = tenants.lock_tenants(tx, actor, [workspace_id], allocation.requested_by_id)[workspace_id]
+    tx.refresh(allocation, with_for_update=True)
+    service.check_owner(tenant, allocation)
+    return tenant, allocation
 
 
 def gpus_of(wanted: dict[str, Any]) -> int:

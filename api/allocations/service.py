@@ -15,7 +15,7 @@ from api.allocations.models import Allocation, Hold, Reservation
 from api.core import audit, clock, etags
 from api.core.access import Actor
 from api.core.db import table
-from api.core.errors import NotFound
+from api.core.errors import Conflict, NotFound
 from api.fleet import placement
 from api.settings import Settings
 from api.workspaces import service as workspaces
@@ -45,7 +45,14 @@ def lock(tx: Session, actor: Actor, allocation_id: UUID) -> tuple[Tenant, Alloca
     allocation = get(tx, actor, allocation_id)
     tenant = workspaces.lock_tenant(tx, actor, allocation.workspace_id)
     tx.refresh(allocation, with_for_update=True)
+    check_owner(tenant, allocation)
     return tenant, allocation
+
+
+def check_owner(tenant: Tenant, allocation: Allocation) -> None:
+    """Raises Conflict when the allocation changed hands while its workspace was waited for."""
+    if allocation.workspace_id != tenant.id:
+        raise Conflict(f"Allocation {allocation.id} was just handed to another workspace; look again.")
 
 
 def version(allocation: Allocation) -> str:
