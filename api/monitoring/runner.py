@@ -16,10 +16,11 @@ from api.core import clock
 from api.core.access import Actor, system
 from api.core.db import Database
 from api.core.errors import Problem
-from api.monitoring import actions, holds, idle, service, stuck, unexplained
+from api.monitoring import actions, holds, idle, service, sightings, stuck, unexplained
 from api.monitoring.lifecycle import State
 from api.monitoring.models import Kind, ScanRead, Seen, Sighting, Subject, Unknown
 from api.monitoring.prometheus import Prometheus
+from api.monitoring.sightings import Kept
 from api.monitoring.utilisation import Measured, measure
 from api.settings import Settings
 
@@ -95,22 +96,18 @@ def _keep(database: Database, settings: Settings, actor: Actor, seen: Seen, at: 
     changes: Counter[State] = Counter()
     for sighting in seen.sightings:
         see = partial(_see, actor=actor, sighting=sighting, settings=settings, at=at)
-        finding_id, state = database.run(see)
-        if finding_id is None:
-            continue
-        if state is not None:
-            changes[state] += 1
-        if sighting.whole and database.run(partial(service.warned, finding_id=finding_id), reading=True):
-            changes[State.ACTED] += _act(database, actor, finding_id, sighting)
+        kept = database.run(see)
+        if kept is not None and kept.into is not None:
+            changes[kept.into] += 1
+        if kept is not None and kept.due:
+            changes[State.ACTED] += _act(database, actor, kept.finding_id, sighting)
     return changes
 
 
-def _see(
-    tx: Session, actor: Actor, sighting: Sighting, settings: Settings, at: datetime
-) -> tuple[UUID | None, State | None]:
+def _see(tx: Session, actor: Actor, sighting: Sighting, settings: Settings, at: datetime) -> Kept | None:
     if sighting.kind is Kind.IDLE_GPU and not idle.still_held(tx, sighting.subject_id, sighting.gpus):
-        return None, None  # what it holds has changed while it was measured
-    return service.see(tx, actor, sighting, settings, at)
+        return None  # what it holds has changed while it was measured
+    return sightings.see(tx, actor, sighting, settings, at)
 
 
 def _act(database: Database, actor: Actor, finding_id: UUID, sighting: Sighting) -> bool:
@@ -125,7 +122,7 @@ def _act(database: Database, actor: Actor, finding_id: UUID, sighting: Sighting)
 
 def _act_once(tx: Session, actor: Actor, finding_id: UUID, sighting: Sighting) -> bool:
     finding = service.lock(tx, finding_id)
-    if not service.warned(tx, finding_id) or finding.action is not sighting.action:
+    if not sightings.run_out(finding) or finding.action is not sighting.action:
         return False
     actions.act(tx, actor, finding, ANNOUNCED, seen=sighting)
     return True
