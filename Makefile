@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools up down cluster cluster-down test test-platform test-fast lint format bench bench-playbooks bench-platform
+.PHONY: help setup tools up down cluster cluster-down test test-platform test-fast lint format bench bench-playbooks bench-growth bench-platform
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ format: $(READY)  ## let ruff format the code
 
 bench: setup  ## measure: claims over HTTP beside plain SQL, on both databases
 	@$(VENV)/bin/python tests/bench/claims.py
+
+bench-growth: setup  ## measure: claims and pages of lists in a ledger of 100,000 GPUs, and of a million closed holds
+	@$(VENV)/bin/python tests/bench/growth.py
 
 bench-playbooks: setup  ## measure: reclaim of one used lab host and of four, and the play without the platform
 	@$(VENV)/bin/python tests/bench/playbooks.py

@@ -75,7 +75,7 @@ class Stage:
 
 
 @contextmanager
-def stage(engine: str, *, clients: int, hosts: int) -> Iterator[Stage]:
+def stage(engine: str, *, clients: int, hosts: int, server_options: tuple[str, ...] = ()) -> Iterator[Stage]:
     server = None
     with tempfile.TemporaryDirectory(prefix="ironyard-bench-", ignore_cleanup_errors=True) as place:
         directory = Path(place)
@@ -84,13 +84,15 @@ def stage(engine: str, *, clients: int, hosts: int) -> Iterator[Stage]:
             programs = server_programs()
             if programs is None:
                 sys.exit("PostgreSQL's server programs are not installed; try --engine sqlite.")
-            server = PostgresServer(programs)
+            server = PostgresServer(programs, *server_options)
             server.start()
             url = server.create("bench")
         try:
             made = _furnish(engine, url, directory, server, clients, hosts)
-            yield made
-            made.database.engine.dispose()
+            try:
+                yield made
+            finally:
+                made.database.engine.dispose()
         finally:
             if server is not None:
                 server.stop()

@@ -66,6 +66,11 @@ class PostgresServer:
     def crash(self) -> None:
         self._run("pg_ctl", "-D", str(self.directory / "data"), "-m", "immediate", "stop")
 
+    def restart(self) -> None:
+        """As after a crash: what is not committed is lost, and every connection with it."""
+        data, log = str(self.directory / "data"), str(self.directory / "log")
+        self._run("pg_ctl", "-D", data, "-l", log, "-m", "immediate", "-w", "restart")
+
     def stop(self) -> None:
         self.crash()
         shutil.rmtree(self.directory, ignore_errors=True)
