@@ -52,11 +52,12 @@ def simple(asked: ClaimRequest) -> bool:
 
 
 def claim(tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings) -> AllocationRead | None:
-    """The allocation, committed; None when nothing was done and `claims.claim` is to be asked.
+    """The allocation; None when nothing was done and `claims.claim` is to be asked.
 
+    It is committed; in a transaction that has begun already (with an Idempotency-Key) it is part of that.
     Raises Invalid for its times, and OutcomeUnknown when the database went away before it had answered.
     """
-    if is_sqlite(tx) or tx.in_transaction() or not simple(asked):
+    if is_sqlite(tx) or not simple(asked):
         return None
     now = clock.now()
     span = window.of(asked, now, settings)
@@ -78,7 +79,7 @@ def claim(tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings) ->
         span.expires_at,
         span.ends_at,
         span.free_at,
-        asked.duration_seconds,
+        asked.duration_seconds or (None if asked.expires_at else settings.allocation_lifetime),
         Jsonb(wanted),
         asked.priority,
         asked.preemptible,
@@ -116,23 +117,44 @@ def claim(tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings) ->
 
 
 def _execute(tx: Session, arguments: tuple[Any, ...]) -> dict[str, Any] | None:
+    if tx.in_transaction():
+        return _within(tx, arguments)
     engine = tx.get_bind()
     assert isinstance(engine, sa.Engine)
     with engine.connect().execution_options(**AUTOCOMMIT) as connection:
         try:
-            made: dict[str, Any] | None = connection.exec_driver_sql(STATEMENT, arguments).scalar_one()
-        except IntegrityError:  # a quota of one model; the long way tells which
-            return None
+            return _call(connection, arguments)
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) == TOO_FEW:
-                return None
             if error.connection_invalidated:
                 raise OutcomeUnknown(
                     "The database went away before it had answered: the claim may or may not have been made. "
                     "Look at your allocations, or claim with an Idempotency-Key, which makes a retry safe."
                 ) from error
-            raise
+            _check_declined(error)
+            return None
+
+
+def _within(tx: Session, arguments: tuple[Any, ...]) -> dict[str, Any] | None:
+    savepoint = tx.begin_nested()
+    try:
+        made = _call(tx.connection(), arguments)
+    except DBAPIError as error:
+        savepoint.rollback()
+        _check_declined(error)
+        return None
+    savepoint.commit()
     return made
+
+
+def _call(connection: sa.Connection, arguments: tuple[Any, ...]) -> dict[str, Any] | None:
+    made: dict[str, Any] | None = connection.exec_driver_sql(STATEMENT, arguments).scalar_one()
+    return made
+
+
+def _check_declined(error: DBAPIError) -> None:
+    """Too few are free, or a quota of one model is used up: the long way says which. Raises any other."""
+    if not isinstance(error, IntegrityError) and getattr(error.orig, "sqlstate", None) != TOO_FEW:
+        raise error
 
 
 def _held(gpu: dict[str, Any]) -> HeldGpu:
