@@ -12,6 +12,8 @@ from fastapi.openapi.utils import get_openapi
 from sqlalchemy.orm import Session
 
 from api.allocations import queue_reads
+from api.allocations.booking_router import router as reservations
+from api.allocations.notice_router import router as notices
 from api.allocations.router import router as allocations
 from api.allocations.waiting_router import router as waiting
 from api.billing.host_router import router as host_reports
@@ -78,6 +80,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         fleet_proof,
         fleet_groups,
         allocations,
+        reservations,
+        notices,
         waiting,
         operations,
         billing,

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     external_run_timeout: float = Field(default=120.0, gt=0, description="silence that ends a run by hand")
     queue_polling: float = Field(default=0.25, gt=0)
     expiry_interval: float = Field(default=5.0, gt=0)
+    expiry_warnings: list[PositiveInt] = Field(
+        default=[7 * 86400, 86400, 3600], description="how long before an end its holders are told of it"
+    )
     queue_interval: float = Field(default=2.0, gt=0, description="how often claims that wait are looked at")
     fair_share_window: int = Field(
         default=7 * 86400, ge=60, description="use that decides whose turn it is in the queue"

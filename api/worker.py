@@ -14,8 +14,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from api.allocations import service as allocations
-from api.allocations import turns
+from api.allocations import timekeeping, turns
 from api.core import idempotency
 from api.core.access import system
 from api.core.db import Database, make_engine
@@ -73,7 +72,7 @@ class WorkerProcess:
             for seconds, duty in (
                 (self.settings.worker_heartbeat, self.beat),
                 (self.settings.worker_heartbeat * 2, self.recover),
-                (self.settings.expiry_interval, self.expire),
+                (self.settings.expiry_interval, self.keep_time),
                 (self.settings.queue_interval, self.serve_queue),
                 (self.settings.group_interval, self.advance_groups),
                 (self.settings.worker_timeout, self.end_silent_runs),
@@ -119,9 +118,8 @@ class WorkerProcess:
         for group_id in self.database.run(groups.running, reading=True):
             self.database.run(partial(_advance_group, group_id=group_id))
 
-    def expire(self) -> None:
-        for allocation_id in self.database.run(allocations.overdue, reading=True):
-            self.database.run(partial(allocations.expire, actor=system(), allocation_id=allocation_id))
+    def keep_time(self) -> None:
+        timekeeping.keep(self.database, system(), self.settings)
 
     def serve_queue(self) -> None:
         turns.serve(self.database, system(self.id), self.settings)

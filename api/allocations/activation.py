@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
@@ -10,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from api.allocations import claims, service
+from api.allocations import approvals, booking, claims, service
 from api.allocations.lifecycle import Event, State
 from api.allocations.models import Allocation, Reservation
 from api.allocations.window import Window
@@ -18,19 +17,18 @@ from api.core import clock, notices
 from api.core.access import Actor
 from api.core.db import table
 from api.core.errors import Conflict
+from api.fleet import windows
 from api.settings import Settings
-from api.workspaces import service as workspaces
 from api.workspaces.service import Tenant
 
 RESERVATIONS = table(Reservation)
-BATCH = 500
 
 
 def due(tx: Session) -> list[UUID]:
     """Allocations whose reserved window has begun, the earliest first."""
     begun = col(Allocation.not_before) <= clock.now()
     statement = sa.select(col(Allocation.id)).where(col(Allocation.state) == State.RESERVED, begun)
-    return list(tx.execute(statement.order_by(col(Allocation.not_before)).limit(BATCH)).scalars())
+    return list(tx.execute(statement.order_by(col(Allocation.not_before), col(Allocation.id))).scalars())
 
 
 def activate(tx: Session, actor: Actor, allocation_id: UUID, settings: Settings) -> bool:
@@ -39,10 +37,7 @@ def activate(tx: Session, actor: Actor, allocation_id: UUID, settings: Settings)
     What cannot be had stays reserved, with the reason in `why`; its workspace is told once. It is tried
     again until the window's end.
     """
-    found = tx.get(Allocation, allocation_id)
-    if found is None:
-        return False
-    tenant, allocation = _lock(tx, actor, found)
+    tenant, allocation = approvals.lock(tx, actor, allocation_id)
     now = clock.now()
     if allocation.state is not State.RESERVED or service.begun(allocation.not_before) > now:
         return False
@@ -60,14 +55,6 @@ def activate(tx: Session, actor: Actor, allocation_id: UUID, settings: Settings)
     return True
 
 
-def _lock(tx: Session, actor: Actor, allocation: Allocation) -> tuple[Tenant, Allocation]:
-    """As `service.lock`, with the quotas of the member who asked for it."""
-    requester = replace(actor, user_id=allocation.requested_by_id)
-    tenant = workspaces.lock_tenant(tx, requester, allocation.workspace_id)
-    tx.refresh(allocation, with_for_update=True)
-    return tenant, allocation
-
-
 def _begin(
     tx: Session, actor: Actor, tenant: Tenant, allocation: Allocation, now: datetime, settings: Settings
 ) -> None:
@@ -79,7 +66,8 @@ def _begin(
 
 def _close(tx: Session, allocation_id: UUID, now: datetime) -> tuple[list[UUID], datetime]:
     """Close its reservations; which GPUs they were of, and until when."""
-    own = sa.and_(RESERVATIONS.c.allocation_id == allocation_id, RESERVATIONS.c.closed_at.is_(None))
+    own = booking.open_of(allocation_id)
+    windows.lock_hosts_of(tx, list(tx.execute(sa.select(RESERVATIONS.c.gpu_id).where(own)).scalars()))
     rows = tx.execute(
         sa.update(RESERVATIONS)
         .where(own)

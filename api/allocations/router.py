@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request, Response
 from sqlmodel import col
 
-from api.allocations import claims, discovery, queries, service, swift
+from api.allocations import changes, claims, discovery, history, queries, service, swift
+from api.allocations.approval_models import ChangeRead, ChangeRequest, ChangeState, Kind
 from api.allocations.lifecycle import State
 from api.allocations.models import Allocation, AllocationRead, ClaimRequest, ExtendRequest
 from api.core import etags
@@ -27,6 +28,10 @@ Operator = Annotated[Actor, needs(Permission.FLEET_OPERATE)]
 Discoverer = Annotated[Actor | None, needs_or_token(Permission.FLEET_OPERATE, "discovery_token")]
 FAULTS = problems(401, 403, 404, 409, 422)
 REFUSALS = problems(401, 403, 404, 409, 412, 422)
+OK, ACCEPTED = 200, 202
+WAITS: dict[int | str, dict[str, Any]] = {
+    ACCEPTED: {"model": ChangeRead, "description": "It waits for approval"}
+}
 
 
 @router.post(
@@ -94,13 +99,17 @@ def release(allocation_id: UUID, tx: Tx, actor: Claimer) -> AllocationRead:
     return _read(tx, service.release(tx, actor, allocation_id))
 
 
-@router.post("/allocations/{allocation_id}/extend", summary="Move the end", responses=REFUSALS)
+@router.post("/allocations/{allocation_id}/extend", summary="Move the end", responses=REFUSALS | WAITS)
 def extend(
-    allocation_id: UUID, asked: ExtendRequest, tx: Tx, actor: Claimer, request: Request
-) -> AllocationRead:
+    allocation_id: UUID, asked: ExtendRequest, tx: Tx, actor: Claimer, request: Request, response: Response
+) -> AllocationRead | ChangeRead:
+    """`202` with the change where somebody has to approve a later end first."""
     service.check(tx, actor, allocation_id)
-    settings = request.app.state.settings
-    return _read(tx, service.extend(tx, actor, allocation_id, asked.expires_at, settings))
+    change = ChangeRequest(kind=Kind.EXTEND, expires_at=asked.expires_at)
+    made = changes.ask(tx, actor, allocation_id, change, request.app.state.settings)
+    waits = made.state is ChangeState.REQUESTED
+    response.status_code = ACCEPTED if waits else OK
+    return history.read_change(made) if waits else _read(tx, service.get(tx, actor, allocation_id))
 
 
 @router.get("/inventory", tags=["fleet"], summary="The fleet as an inventory", responses=problems(401, 403))

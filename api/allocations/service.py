@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from api.allocations import window
 from api.allocations.lifecycle import OPEN, Event, State, advance
 from api.allocations.models import Allocation, Hold, Reservation
 from api.core import audit, clock, etags
@@ -17,7 +16,6 @@ from api.core.access import Actor
 from api.core.db import table
 from api.core.errors import Conflict, NotFound
 from api.fleet import placement
-from api.settings import Settings
 from api.workspaces import service as workspaces
 from api.workspaces.service import Tenant
 
@@ -41,7 +39,7 @@ def visible(actor: Actor) -> sa.Select[Allocation]:
 
 
 def lock(tx: Session, actor: Actor, allocation_id: UUID) -> tuple[Tenant, Allocation]:
-    """Quota first, then the allocation, then hosts, then GPUs: every change of the ledger locks in that order."""
+    """Quota first, then the allocation, hosts and GPUs: every change of the ledger locks in that order."""
     allocation = get(tx, actor, allocation_id)
     tenant = workspaces.lock_tenant(tx, actor, allocation.workspace_id)
     tx.refresh(allocation, with_for_update=True)
@@ -72,40 +70,6 @@ def release(tx: Session, actor: Actor, allocation_id: UUID, *, reason: str | Non
         finish(tx, actor, tenant, allocation, Event.RELEASE, reason=reason)
     elif allocation.state in OPEN:
         withdraw(tx, actor, allocation, Event.CANCEL, reason=reason)
-    return allocation
-
-
-def expire(tx: Session, actor: Actor, allocation_id: UUID) -> bool:
-    """End it if its time is over; False when somebody ended or extended it meanwhile."""
-    tenant, allocation = lock(tx, actor, allocation_id)
-    if allocation.state is not State.ACTIVE or begun(allocation.ends_at) > clock.now():
-        return False
-    finish(tx, actor, tenant, allocation, Event.EXPIRE)
-    return True
-
-
-def overdue(tx: Session) -> list[UUID]:
-    statement = sa.select(col(Allocation.id)).where(
-        col(Allocation.state) == State.ACTIVE, col(Allocation.ends_at) <= clock.now()
-    )
-    return list(tx.execute(statement.order_by(col(Allocation.ends_at)).limit(500)).scalars())
-
-
-def extend(tx: Session, actor: Actor, allocation_id: UUID, end: datetime, settings: Settings) -> Allocation:
-    _, allocation = lock(tx, actor, allocation_id)
-    advance(allocation.state, Event.EXTEND)
-    before = begun(allocation.expires_at)
-    moved = window.between(clock.now(), window.checked_end(end, clock.now(), settings), settings)
-    allocation.expires_at, allocation.ends_at = moved.expires_at, moved.ends_at
-    placement.hold_until(tx, allocation.id, moved.free_at)
-    audit.record(
-        tx,
-        actor,
-        "allocation.extended",
-        allocation.id,
-        before={"expires_at": before.isoformat()},
-        after={"expires_at": moved.expires_at.isoformat()},
-    )
     return allocation
 
 

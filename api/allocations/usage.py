@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -38,7 +38,19 @@ def later(tx: Session, tenant: Tenant, user_id: UUID | None, span: Window, besid
 
     Holds count until their planned end. The reservations of the allocation `besides` do not count.
     """
+    return _later(tx, tenant, user_id, span, _booked(tx, tenant, span, besides))
+
+
+def longer(tx: Session, tenant: Tenant, user_id: UUID | None, span: Window, besides: UUID) -> Tenant | None:
+    """As `later`, for the time by which an allocation would last longer; None when nothing is reserved then.
+
+    It does not count itself, since its planned end is where that time begins.
+    """
     booked = _booked(tx, tenant, span, besides)
+    return _later(tx, tenant, user_id, span, booked) if booked else None
+
+
+def _later(tx: Session, tenant: Tenant, user_id: UUID | None, span: Window, booked: Sequence[_Use]) -> Tenant:
     uses = [*booked, *_held(tx, tenant, span.starts_at)]
     return _at_the_fullest(tenant, user_id, _moments(span, booked), uses)
 
@@ -53,8 +65,7 @@ def now(tx: Session, tenant: Tenant, user_id: UUID | None, span: Window, besides
         return tenant
     begins = [use for use in booked if use.starts_at <= span.starts_at]
     at_once = _at_the_fullest(tenant, user_id, [span.starts_at], begins)
-    uses = [*booked, *_held(tx, tenant, span.starts_at)]
-    fullest = _at_the_fullest(tenant, user_id, _moments(span, booked), uses)
+    fullest = _later(tx, tenant, user_id, span, booked)
     limits = tuple(
         replace(held, used=max(held.used + first.used, all_of_it.used))
         for held, first, all_of_it in zip(tenant.limits, at_once.limits, fullest.limits, strict=True)

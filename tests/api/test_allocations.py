@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import time_machine
 
-from api.allocations import service
+from api.allocations import expiry
 from api.core.db import Database
 from tests.conftest import Client
 from tests.support import ledger
@@ -157,15 +157,15 @@ def test_an_expired_allocation_ends_and_its_host_is_reclaimed(
     host = fleet("a")
     made = client.ok("POST", CLAIMS, 201, json={"gpus": 1, "duration_seconds": 60})
     with database.snapshot() as tx:
-        assert service.overdue(tx) == []
+        assert expiry.overdue(tx) == []
     with time_machine.travel(datetime.now(UTC) + timedelta(seconds=61)):
         with database.snapshot() as tx:
-            overdue = service.overdue(tx)
+            overdue = expiry.overdue(tx)
         assert [str(found) for found in overdue] == [made["id"]]
         with database.transaction() as tx:
-            assert service.expire(tx, SYSTEM, overdue[0])
+            assert expiry.expire(tx, SYSTEM, overdue[0])
         with database.transaction() as tx:
-            assert not service.expire(tx, SYSTEM, overdue[0])
+            assert not expiry.expire(tx, SYSTEM, overdue[0])
     assert client.ok("GET", f"{CLAIMS}/{made['id']}")["state"] == "expired"
     assert client.ok("GET", f"/api/v1/hosts/{host}")["state"] == "reclaiming"
 

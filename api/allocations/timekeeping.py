@@ -1,0 +1,35 @@
+"""What the clock brings about, in the order that makes room: ends, then begins, then warnings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from api.allocations import activation, expiry, reminders
+from api.core.access import Actor
+from api.core.db import Database
+from api.settings import Settings
+
+log = logging.getLogger("ironyard.allocations")
+
+
+def keep(database: Database, actor: Actor, settings: Settings) -> None:
+    """Each in a transaction of its own. Several workers may do so at once, and any may die in between."""
+    for allocation_id in database.run(expiry.overdue, reading=True):
+        _do(database, partial(expiry.expire, actor=actor, allocation_id=allocation_id), allocation_id)
+    for allocation_id in database.run(activation.due, reading=True):
+        begin = partial(activation.activate, actor=actor, allocation_id=allocation_id, settings=settings)
+        _do(database, begin, allocation_id)
+    while database.run(partial(reminders.warn, settings=settings)) >= reminders.BATCH:
+        pass
+
+
+def _do(database: Database, work: Callable[..., Any], allocation_id: UUID) -> None:
+    """One that fails is tried again next time, and holds up no other."""
+    try:
+        database.run(work)
+    except Exception:
+        log.exception("allocation %s: its time has come, and it failed; trying again", allocation_id)
