@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from api.allocations import queue_reads
 from api.allocations.booking_router import router as reservations
 from api.allocations.notice_router import router as notices
+from api.allocations.offers_router import router as offers
 from api.allocations.router import router as allocations
 from api.allocations.waiting_router import router as waiting
 from api.billing.host_router import router as host_reports
@@ -40,6 +41,7 @@ from api.identity.tokens import TokenAuthenticator, Tokens
 from api.migrations import head
 from api.monitoring import service as leaks
 from api.monitoring.router import router as monitoring
+from api.providers.own import OwnFleet
 from api.settings import Settings
 from api.tenancy.router import router as tenancy
 from api.tenancy.service import followers
@@ -80,6 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         fleet_proof,
         fleet_groups,
         allocations,
+        offers,
         reservations,
         notices,
         waiting,
@@ -106,6 +109,7 @@ def _provide(app: FastAPI, settings: Settings) -> None:
     )
     state.feed, state.estimates = Feed(state.database), Estimates()
     state.secret_box = SecretBox(settings.encryption_key)
+    state.sources = [OwnFleet()]
     state.tokens = Tokens(settings.signing_key, settings.token_lifetime)
     state.authenticator = TokenAuthenticator(state.database, state.tokens)
     state.schema_head = head()

@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     allocation_grace: int = Field(default=0, ge=0, description="time after the planned end, before the end")
     cleaning_gap: int = Field(default=900, ge=0, description="kept free after an end, before a reservation")
     reservation_horizon: int = Field(default=180 * 86400, ge=60, description="how far ahead one may reserve")
+    offer_lifetime: int = Field(default=300, ge=1, description="how long an offer and its price stand")
     currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$", description="ISO 4217; of rates and budgets")
 
     worker_concurrency: int = Field(default=4, ge=1, le=64)

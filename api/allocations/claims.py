@@ -17,6 +17,7 @@ from api.allocations import approvals, booking, usage, waiting, window
 from api.allocations.lifecycle import Event, State, advance
 from api.allocations.limits import check_quota
 from api.allocations.models import Allocation, ClaimRequest, GroupRequest, HeldGpu, Hold, Placement
+from api.allocations.offers import Bound, honoured
 from api.allocations.window import Window
 from api.core import audit, clock
 from api.core.access import Actor
@@ -42,8 +43,10 @@ class Claimed:
     gpus: list[HeldGpu]
 
 
-def claim(tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings) -> Claimed:
-    """Hold GPUs, all or none.
+def claim(
+    tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings, *, offer: Bound | None = None
+) -> Claimed:
+    """Hold GPUs, all or none; at the price of the offer, where it took one.
 
     Raises QuotaExceeded, CapacityExceeded, Invalid (an end in the past or too far off).
     """
@@ -56,7 +59,7 @@ def claim(tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings) ->
         workspace_id=tenant.id,
         requested_by_id=actor.user_id,
         requested_by=actor.name,
-        wanted=describe(asked),
+        wanted=describe(asked) | ({"offer": offer.kept} if offer else {}),
         created_at=now,
         not_before=span.starts_at if span.later else None,
         duration_seconds=asked.duration_seconds
@@ -128,7 +131,7 @@ def grant(
     taken, started_at, why = _take(tx, actor, allocation, groups, span, reserved)
     asked = Counter(gpu.model for gpu in taken) + Counter({ALL_MODELS: len(taken)})
     check_quota(now, asked, later=later)
-    priced = prices(tx, taken, started_at)
+    priced = honoured(allocation.wanted, prices(tx, taken, started_at))
     waited = sa.inspect(allocation).persistent
     before = allocation.state if waited else None
     if waited:

@@ -249,6 +249,7 @@ class AllocationRead(BaseModel):
     wanted: dict[str, Any]
     gpus: list[HeldGpu]
     why: dict[str, Any] | None = Member(description="why these GPUs, or why it waits")
+    dry_run: bool = Member(default=False, description="it was only tried: nothing is held")
     reason: str | None = Member(description="of a denial, a cancellation or a preemption")
     priority: int
     preemptible: bool

@@ -12,6 +12,7 @@ from api.allocations import changes, claims, discovery, history, queries, servic
 from api.allocations.approval_models import ChangeRead, ChangeRequest, ChangeState, Kind
 from api.allocations.lifecycle import State
 from api.allocations.models import Allocation, AllocationRead, ClaimRequest, ExtendRequest
+from api.allocations.offers import redeemed
 from api.core import etags
 from api.core.access import Actor, Permission, needs, needs_or_token
 from api.core.db import TransactionalRoute, Tx
@@ -28,6 +29,10 @@ Operator = Annotated[Actor, needs(Permission.FLEET_OPERATE)]
 Discoverer = Annotated[Actor | None, needs_or_token(Permission.FLEET_OPERATE, "discovery_token")]
 FAULTS = problems(401, 403, 404, 409, 422)
 REFUSALS = problems(401, 403, 404, 409, 412, 422)
+OTHERWISE: dict[int | str, dict[str, Any]] = {
+    200: {"model": AllocationRead, "description": "What a dry run would have led to"},
+    202: {"model": AllocationRead, "description": "It waits, and holds nothing yet"},
+}
 OK, ACCEPTED = 200, 202
 WAITS: dict[int | str, dict[str, Any]] = {
     ACCEPTED: {"model": ChangeRead, "description": "It waits for approval"}
@@ -38,26 +43,33 @@ WAITS: dict[int | str, dict[str, Any]] = {
     "/allocations",
     status_code=201,
     summary="Claim GPUs",
-    responses=FAULTS | {202: {"model": AllocationRead, "description": "It waits, and holds nothing yet"}},
+    responses=FAULTS | OTHERWISE,
 )
 def claim(
     asked: ClaimRequest,
     tx: Tx,
     actor: Claimer,
     request: Request,
+    dry_run: Annotated[bool, Query(description="answer the same, and hold nothing")] = False,
 ) -> AllocationRead:
     """All of the GPUs or none. `409` is `quota-exceeded` or `capacity-exceeded`, with the numbers.
 
     With `wait` a claim that cannot be granted now is queued; `why` says what it waits for.
     """
     settings = request.app.state.settings
-    quickly = swift.claim(tx, actor, asked, settings)
+    asked, offer = redeemed(asked, request.app.state.secret_box)
+    quickly = None if dry_run else swift.claim(tx, actor, asked, settings)
     if quickly is not None:
         return quickly
-    made = claims.claim(tx, actor, asked, settings)
+    made = claims.claim(tx, actor, asked, settings, offer=offer)
     if made.allocation.state in (State.QUEUED, State.REQUESTED):
         tx.info[RESPONSE].status_code = 202
-    return queries.read(made.allocation, made.workspace, made.gpus)
+    answer = queries.read(made.allocation, made.workspace, made.gpus)
+    if dry_run:
+        answer.dry_run = True
+        tx.rollback()
+        tx.info[RESPONSE].status_code = 200
+    return answer
 
 
 @router.get("/allocations", summary="List allocations, newest first", responses=problems(401, 403, 404, 422))
