@@ -249,6 +249,19 @@ def test_a_gpu_that_nobody_holds_and_somebody_uses(
     assert detail(watch.client, host)["state"] == "reclaiming"
 
 
+def test_what_the_platform_does_on_a_host_is_explained(watch: Watch, host: UUID, database: Database) -> None:
+    uuid = detail(watch.client, host)["gpu_list"][0]["uuid"]
+    watch.fake.shows = {uuid: (99.0, 0.0)}
+    with watch.at(5000):
+        watch.client.ok("POST", f"{HOSTS}/{host}/health-checks", 202, json={"level": 1})
+    assert watch.scan(5100).opened == 0, "DCGM's tests run"
+    with watch.at(5200):
+        ledger.finish(database, host, ledger.report("health", health=ledger.verdicts(level=1)))
+    found = watch.scan(6000)
+    assert (found.opened, len(found.unknown)) == (0, 1), "they ran in the window"
+    assert watch.scan(6101).opened == 1
+
+
 def test_what_a_holder_does_is_explained(watch: Watch, host: UUID) -> None:
     made = watch.claim(1)
     watch.show(made, 90, 70000)
