@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from sqlalchemy.orm import Session
 
 from api.allocations import queue_reads
+from api.allocations.approval_router import router as approval
 from api.allocations.booking_router import router as reservations
 from api.allocations.notice_router import router as notices
 from api.allocations.offers_router import router as offers
@@ -83,6 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         fleet_groups,
         allocations,
         offers,
+        approval,
         reservations,
         notices,
         waiting,

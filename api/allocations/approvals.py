@@ -175,8 +175,8 @@ def rules(tx: Session) -> list[ApprovalRule]:
     return list(tx.execute(sa.select(ApprovalRule).order_by(col(ApprovalRule.model))).scalars())
 
 
-def rule(tx: Session, model: str, *, lock: bool = False) -> ApprovalRule:
-    found = tx.get(ApprovalRule, model, with_for_update=lock)
+def rule(tx: Session, model: str) -> ApprovalRule:
+    found = tx.get(ApprovalRule, model)
     if found is None:
         raise NotFound(f"There is no approval rule for {model or 'any model'}.")
     return found
@@ -184,6 +184,12 @@ def rule(tx: Session, model: str, *, lock: bool = False) -> ApprovalRule:
 
 def rule_version(found: ApprovalRule) -> str:
     return etags.version(found)
+
+
+def locked_rule(tx: Session, model: str) -> str | None:
+    """Its version; None where there is none."""
+    found = tx.get(ApprovalRule, model, with_for_update=True)
+    return rule_version(found) if found is not None else None
 
 
 def set_rule(tx: Session, actor: Actor, model: str, approver: Approval) -> ApprovalRule:
@@ -200,7 +206,7 @@ def set_rule(tx: Session, actor: Actor, model: str, approver: Approval) -> Appro
 
 
 def remove_rule(tx: Session, actor: Actor, model: str) -> None:
-    found = rule(tx, model, lock=True)
+    found = tx.get(ApprovalRule, model, with_for_update=True) or rule(tx, model)
     tx.delete(found)
     tx.flush()
     _audit_rule(tx, actor, "approval_rule.removed", model, {"approver": found.approver}, None)

@@ -250,7 +250,9 @@ class AllocationRead(BaseModel):
     gpus: list[HeldGpu]
     why: dict[str, Any] | None = Member(description="why these GPUs, or why it waits")
     dry_run: bool = Member(default=False, description="it was only tried: nothing is held")
-    reason: str | None = Member(description="of a denial, a cancellation or a preemption")
+    reason: str | None = Member(description="of a decision, a cancellation or a preemption")
+    decided_by: str | None = Member(default=None, description="who approved or denied it")
+    decided_at: datetime | None = None
     priority: int
     preemptible: bool
     preempt_at: datetime | None = Member(description="ends then, for a claim with a guarantee")

@@ -32,6 +32,8 @@ def read(allocation: Allocation, workspace: str, gpus: list[HeldGpu]) -> Allocat
         gpus=gpus,
         why=allocation.why,
         reason=allocation.reason,
+        decided_by=allocation.decided_by,
+        decided_at=allocation.decided_at,
         priority=allocation.priority,
         preemptible=allocation.preemptible,
         preempt_at=allocation.preempt_at,
@@ -62,7 +64,8 @@ def _holds(tx: Session, allocation_ids: list[UUID]) -> dict[UUID, list[HeldGpu]]
     gpus = fleet.gpus_by_id(tx, [row.gpu_id for row in rows])
     names = fleet.host_names(tx, {row.host_id for row in rows})
     found: dict[UUID, list[HeldGpu]] = defaultdict(list)
-    for row in rows:
+    # Once each, though a transfer has closed one hold and begun another.
+    for row in {(row.allocation_id, row.gpu_id): row for row in rows}.values():
         gpu = gpus[row.gpu_id]
         found[row.allocation_id].append(
             HeldGpu(

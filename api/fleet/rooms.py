@@ -159,6 +159,8 @@ def matches(shape: Shape) -> list[sa.ColumnElement[bool]]:
         "memory_mib": GPU.c.memory_mib >= sa.bindparam("of_memory"),
         "region": GPU.c.region == sa.bindparam("in_region"),
         "nvlink": GPU.c.nvlink_domain.is_not(None),
+        "on_hosts": GPU.c.host_id.in_(sa.bindparam("on_hosts", expanding=True, type_=sa.Uuid)),
+        "in_domains": GPU.c.nvlink_domain.in_(sa.bindparam("in_domains", expanding=True)),
     }
     wanted = [given[name] for name in sorted(shape.given)]
     if shape.labels:

@@ -23,7 +23,10 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a claim asks of the GPUs. Memory in MiB, of each GPU."""
+    """What a claim asks of the GPUs. Memory in MiB, of each GPU.
+
+    `on_hosts` and `in_domains` narrow it to where others are held that these are to be together with.
+    """
 
     count: int
     model: str | None = None
@@ -34,6 +37,8 @@ class Wanted:
     nvlink: bool = False
     exclusive_host: bool = False
     mig_profile: str | None = None
+    on_hosts: tuple[UUID, ...] = ()
+    in_domains: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         named = {
@@ -59,7 +64,7 @@ class Wanted:
 
     @property
     def filters(self) -> tuple[str, ...]:
-        named = ("model", "memory_mib", "region", "nvlink")
+        named = ("model", "memory_mib", "region", "nvlink", "on_hosts", "in_domains")
         return tuple(name for name in named if getattr(self, name))
 
     def shape(self, **more: bool) -> Shape:
@@ -68,7 +73,8 @@ class Wanted:
     def parameters(self, **more: Any) -> dict[str, Any]:
         labels = {f"label_{number}": value for number, (_, value) in enumerate(self.labels)}
         own = {"of_model": self.model, "of_memory": self.memory_mib, "in_region": self.region}
-        return own | labels | more
+        where = {"on_hosts": self.on_hosts, "in_domains": self.in_domains}
+        return own | labels | {name: list(value) for name, value in where.items() if value} | more
 
 
 @dataclass(frozen=True, slots=True)
