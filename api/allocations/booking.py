@@ -86,7 +86,7 @@ def _choose(tx: Session, allocation: Allocation, span: Window, groups: Sequence[
         )
     except CapacityExceeded as short:
         facts = short.facts
-        if facts["free"] < facts["asked"]["gpus"] <= facts["free"] + facts["reserved"]:
+        if facts["reserved"] and facts["asked"]["gpus"] <= facts["free"] + facts["reserved"]:
             raise ReservationConflict(short.detail, **facts) from None
         raise
 
