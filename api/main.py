@@ -46,6 +46,8 @@ from api.providers.own import OwnFleet
 from api.settings import Settings
 from api.tenancy.router import router as tenancy
 from api.tenancy.service import followers
+from api.workspaces.organisation_router import router as organisations
+from api.workspaces.quota_router import router as quotas
 from api.workspaces.router import router as workspaces
 
 HOST_INFO = ("hostname", "host_id", "region", "state")
@@ -78,6 +80,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         health.router,
         identity,
         workspaces,
+        organisations,
+        quotas,
         fleet,
         fleet_health,
         fleet_proof,

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from api.allocations import approvals, booking, claims, service
+from api.allocations import approvals, booking, claims, service, spending
 from api.allocations.lifecycle import Event, State
 from api.allocations.models import Allocation, Reservation
 from api.allocations.window import Window
@@ -58,10 +58,11 @@ def activate(tx: Session, actor: Actor, allocation_id: UUID, settings: Settings)
 def _begin(
     tx: Session, actor: Actor, tenant: Tenant, allocation: Allocation, now: datetime, settings: Settings
 ) -> None:
-    """Raises QuotaExceeded, CapacityExceeded."""
-    gpu_ids, free_at = _close(tx, allocation.id, now)
-    span = Window(now, service.begun(allocation.expires_at), service.begun(allocation.ends_at), free_at)
-    claims.grant(tx, actor, tenant, allocation, span, settings, reserved=gpu_ids)
+    """Raises QuotaExceeded, CapacityExceeded, and BudgetExceeded where other GPUs cost more."""
+    with spending.tracked(tx, tenant, allocation):
+        gpu_ids, free_at = _close(tx, allocation.id, now)
+        span = Window(now, service.begun(allocation.expires_at), service.begun(allocation.ends_at), free_at)
+        claims.grant(tx, actor, tenant, allocation, span, settings, reserved=gpu_ids)
 
 
 def _close(tx: Session, allocation_id: UUID, now: datetime) -> tuple[list[UUID], datetime]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -13,7 +13,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from api.allocations import approvals, booking, usage, waiting, window
+from api.allocations import approvals, booking, limits, spending, usage, waiting, window
 from api.allocations.lifecycle import Event, State, advance
 from api.allocations.limits import check_quota
 from api.allocations.models import Allocation, ClaimRequest, GroupRequest, HeldGpu, Hold, Placement
@@ -36,11 +36,12 @@ ALLOCATIONS, HOLDS = table(Allocation), table(Hold)
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What a claim led to; `gpus` is empty while it holds nothing yet."""
+    """What a claim led to; `gpus` is empty while it holds nothing yet, `warnings` tell of soft limits."""
 
     allocation: Allocation
     workspace: str
     gpus: list[HeldGpu]
+    warnings: list[str] = field(default_factory=list)
 
 
 def claim(
@@ -103,8 +104,9 @@ def _reserve(
 
     def reserve() -> Claimed:
         groups = wanted_groups(allocation.wanted)
-        chosen = booking.reserve(tx, actor, tenant, allocation, span, groups, settings)
-        return Claimed(allocation, tenant.slug, [held(gpu) for gpu in chosen])
+        with spending.tracked(tx, tenant, allocation) as warnings:
+            chosen = booking.reserve(tx, actor, tenant, allocation, span, groups, settings)
+        return Claimed(allocation, tenant.slug, [held(gpu) for gpu in chosen], warnings)
 
     heads = waiting.before(tx, allocation, settings) if waiting.anyone(tx) else []
     made = waiting.unless_held_up(tx, allocation, span, heads, settings, reserve)
@@ -132,6 +134,8 @@ def grant(
     asked = Counter(gpu.model for gpu in taken) + Counter({ALL_MODELS: len(taken)})
     check_quota(now, asked, later=later)
     priced = honoured(allocation.wanted, prices(tx, taken, started_at))
+    if reserved:
+        priced = spending.agreed(tx, allocation.id, taken, priced)
     waited = sa.inspect(allocation).persistent
     before = allocation.state if waited else None
     if waited:
@@ -149,12 +153,15 @@ def grant(
         after={"workspace": tenant.slug, "gpus": [gpu.uuid for gpu in taken]},
     )
     rows = hold_rows(allocation, taken, priced, started_at)
-    if waited:
-        tx.flush()
-        insert_together(tx, (HOLDS, rows), (audit.EVENTS, [event]))
-    else:
-        insert_together(tx, (ALLOCATIONS, [allocation.model_dump()]), (HOLDS, rows), (audit.EVENTS, [event]))
-    return Claimed(allocation, tenant.slug, [held(gpu) for gpu in taken])
+    parts = [(HOLDS, rows), (audit.EVENTS, [event])]
+    with spending.tracked(tx, tenant, allocation) as warnings:
+        if waited:
+            tx.flush()
+        else:
+            parts.insert(0, (ALLOCATIONS, [allocation.model_dump()]))
+        insert_together(tx, *parts)
+    told = limits.beyond_soft(tx, tenant, asked, allocation) + warnings
+    return Claimed(allocation, tenant.slug, [held(gpu) for gpu in taken], told)
 
 
 def _take(

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from api.allocations import approvals, booking, service, usage, window
+from api.allocations import approvals, booking, service, spending, usage, window
 from api.allocations.lifecycle import Event, State, advance
 from api.allocations.limits import check_quota
 from api.allocations.models import Allocation, Hold
@@ -49,20 +49,21 @@ def extend(tx: Session, actor: Actor, allocation_id: UUID, end: datetime, settin
     """Move the planned end, later or earlier, of what is held or reserved; the same GPUs, or nothing changes.
 
     Raises Invalid for an end that is past or too far off, WrongState, ReservationConflict where somebody has
-    reserved one of the GPUs (with the latest end that is possible), and QuotaExceeded where the time added
-    would take what the workspace has reserved.
+    reserved one of the GPUs (with the latest end that is possible), QuotaExceeded where the time added would
+    take what the workspace has reserved, and BudgetExceeded.
     """
     tenant, allocation = approvals.lock(tx, actor, allocation_id)
     after = advance(allocation.state, Event.EXTEND)
     before = service.begun(allocation.expires_at)
-    if after is State.RESERVED:
-        span = _reserved(allocation, end, settings)
-        booking.move_end(tx, tenant, allocation, span)
-    else:
-        now = clock.now()
-        span = window.between(now, window.checked_end(end, now, settings), settings)
-        _hold_until(tx, tenant, allocation, span)
-    allocation.expires_at, allocation.ends_at = span.expires_at, span.ends_at
+    with spending.tracked(tx, tenant, allocation):
+        if after is State.RESERVED:
+            span = _reserved(allocation, end, settings)
+            booking.move_end(tx, tenant, allocation, span)
+        else:
+            now = clock.now()
+            span = window.between(now, window.checked_end(end, now, settings), settings)
+            _hold_until(tx, tenant, allocation, span)
+        allocation.expires_at, allocation.ends_at = span.expires_at, span.ends_at
     audit.record(
         tx,
         actor,

@@ -4,42 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
-from api.core.errors import Conflict
+from sqlalchemy.orm import Session
+
+from api.allocations.models import Allocation
+from api.core import notices
 from api.workspaces.models import Scope
-from api.workspaces.service import Tenant
+from api.workspaces.quotas import QuotaExceeded
+from api.workspaces.service import Limit, Tenant
 
-
-class QuotaExceeded(Conflict):
-    code, title = "quota-exceeded", "A quota does not allow this"
-
-    def __init__(
-        self,
-        *,
-        workspace: str,
-        scope: Scope,
-        model: str | None,
-        limit: int,
-        used: int,
-        asked: int,
-        later: bool = False,
-    ) -> None:
-        of = f" of {model}" if model else ""
-        whose = {
-            Scope.WORKSPACE: f"{workspace} may hold {limit} GPUs{of}",
-            Scope.MEMBER: f"You may hold {limit} GPUs{of} in {workspace}",
-            Scope.ORGANISATION: f"The organisation of {workspace} may hold {limit} GPUs{of}",
-        }[scope]
-        uses = f"{used} are held or reserved at that time" if later else f"{used} are held"
-        super().__init__(
-            f"{whose}, and {uses}; {asked} more were asked for. "
-            "Release some or ask an administrator for more.",
-            workspace=workspace,
-            scope=scope,
-            model=model,
-            limit=limit,
-            used=used,
-            asked=asked,
-        )
+__all__ = ["QuotaExceeded", "beyond_soft", "check_quota"]
 
 
 def check_quota(tenant: Tenant, asked: Counter[str], *, later: bool = False) -> None:
@@ -59,3 +32,44 @@ def check_quota(tenant: Tenant, asked: Counter[str], *, later: bool = False) -> 
                 asked=number,
                 later=later,
             )
+
+
+def beyond_soft(tx: Session, tenant: Tenant, asked: Counter[str], allocation: Allocation) -> list[str]:
+    """Warnings of the soft limits that a claim exceeds; a notice for each that it is the first to exceed."""
+    warnings = []
+    for limit in tenant.limits:
+        reached = limit.used + asked[limit.model]
+        if asked[limit.model] and limit.soft is not None and reached > limit.soft:
+            warnings.append(_sentence(tenant, limit, reached))
+            if limit.used <= limit.soft:
+                _tell(tx, tenant, limit, reached, allocation)
+    return warnings
+
+
+def _sentence(tenant: Tenant, limit: Limit, reached: int) -> str:
+    of = f" of {limit.model}" if limit.model else ""
+    who = {
+        Scope.WORKSPACE: tenant.slug,
+        Scope.MEMBER: f"A member of {tenant.slug}",
+        Scope.ORGANISATION: f"The organisation of {tenant.slug}",
+    }[limit.scope]
+    return f"{who} holds {reached} GPUs{of}, more than its soft limit of {limit.soft}."
+
+
+def _tell(tx: Session, tenant: Tenant, limit: Limit, reached: int, allocation: Allocation) -> None:
+    scope_id = {Scope.ORGANISATION: tenant.organisation_id, Scope.WORKSPACE: tenant.id}.get(
+        limit.scope, tenant.member_id or tenant.id
+    )
+    notices.tell(
+        tx,
+        "quota.soft_limit_crossed",
+        f"quota:{scope_id}:{limit.model}:{allocation.id}",
+        scope_id,
+        _sentence(tenant, limit, reached),
+        workspace_id=None if limit.scope is Scope.ORGANISATION else tenant.id,
+        user_id=allocation.requested_by_id if limit.scope is Scope.MEMBER else None,
+        scope=limit.scope,
+        model=limit.model or None,
+        soft_limit=limit.soft,
+        used=reached,
+    )

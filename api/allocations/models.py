@@ -249,6 +249,7 @@ class AllocationRead(BaseModel):
     wanted: dict[str, Any]
     gpus: list[HeldGpu]
     why: dict[str, Any] | None = Member(description="why these GPUs, or why it waits")
+    warnings: list[str] = Member(default_factory=list, description="soft limits that the claim exceeds")
     dry_run: bool = Member(default=False, description="it was only tried: nothing is held")
     reason: str | None = Member(description="of a decision, a cancellation or a preemption")
     decided_by: str | None = Member(default=None, description="who approved or denied it")

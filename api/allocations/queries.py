@@ -21,7 +21,9 @@ from api.fleet.models import Gpu, Host, Inventory, InventoryHost
 from api.workspaces import service as workspaces
 
 
-def read(allocation: Allocation, workspace: str, gpus: list[HeldGpu]) -> AllocationRead:
+def read(
+    allocation: Allocation, workspace: str, gpus: list[HeldGpu], warnings: Sequence[str] = ()
+) -> AllocationRead:
     return AllocationRead(
         id=allocation.id,
         workspace_id=allocation.workspace_id,
@@ -31,6 +33,7 @@ def read(allocation: Allocation, workspace: str, gpus: list[HeldGpu]) -> Allocat
         wanted=allocation.wanted,
         gpus=gpus,
         why=allocation.why,
+        warnings=list(warnings),
         reason=allocation.reason,
         decided_by=allocation.decided_by,
         decided_at=allocation.decided_at,

@@ -64,7 +64,7 @@ def claim(
     made = claims.claim(tx, actor, asked, settings, offer=offer)
     if made.allocation.state in (State.QUEUED, State.REQUESTED):
         tx.info[RESPONSE].status_code = 202
-    answer = queries.read(made.allocation, made.workspace, made.gpus)
+    answer = queries.read(made.allocation, made.workspace, made.gpus, made.warnings)
     if dry_run:
         answer.dry_run = True
         tx.rollback()

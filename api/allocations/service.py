@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
+from api.allocations import spending
 from api.allocations.lifecycle import OPEN, Event, State, advance
 from api.allocations.models import Allocation, Hold, Reservation
 from api.core import audit, clock, etags
@@ -82,7 +83,7 @@ def begun(moment: datetime | None) -> datetime:
 def finish(
     tx: Session,
     actor: Actor,
-    tenant: Tenant,  # noqa: ARG001
+    tenant: Tenant,
     allocation: Allocation,
     event: Event,
     *,
@@ -94,14 +95,15 @@ def finish(
     allocation.ended_at, allocation.preempt_at = ended, None
     allocation.reason = reason or allocation.reason
     tx.flush()
-    placement.give_back(
-        tx, actor, allocation.id, ended, reason=f"allocation {allocation.id} {allocation.state}"
-    )
-    tx.execute(
-        sa.update(HOLDS)
-        .where(HOLDS.c.allocation_id == allocation.id, HOLDS.c.ended_at.is_(None))
-        .values(ended_at=ended)
-    )
+    with spending.tracked(tx, tenant, allocation):
+        placement.give_back(
+            tx, actor, allocation.id, ended, reason=f"allocation {allocation.id} {allocation.state}"
+        )
+        tx.execute(
+            sa.update(HOLDS)
+            .where(HOLDS.c.allocation_id == allocation.id, HOLDS.c.ended_at.is_(None))
+            .values(ended_at=ended)
+        )
     before = {"state": State.ACTIVE}
     audit.record(tx, actor, f"allocation.{allocation.state}", allocation.id, before=before, reason=reason)
 
@@ -115,11 +117,8 @@ def withdraw(
     allocation.ended_at = clock.now()
     allocation.reason = reason or allocation.reason
     tx.flush()
-    tx.execute(
-        sa.update(RESERVATIONS)
-        .where(RESERVATIONS.c.allocation_id == allocation.id, RESERVATIONS.c.closed_at.is_(None))
-        .values(closed_at=allocation.ended_at)
-    )
+    if before is State.RESERVED:
+        _give_up(tx, allocation)
     audit.record(
         tx,
         actor,
@@ -128,3 +127,12 @@ def withdraw(
         before={"state": before},
         reason=reason,
     )
+
+
+def _give_up(tx: Session, allocation: Allocation) -> None:
+    with spending.tracked(tx, None, allocation):
+        tx.execute(
+            sa.update(RESERVATIONS)
+            .where(RESERVATIONS.c.allocation_id == allocation.id, RESERVATIONS.c.closed_at.is_(None))
+            .values(closed_at=allocation.ended_at)
+        )

@@ -60,14 +60,16 @@ def _members(tx: Session) -> dict[UUID, list[TenancyMember]]:
 
 def _quotas(tx: Session) -> dict[UUID, TenancyQuota]:
     statement = sa.select(col(Quota.workspace_id), col(Quota.model), col(Quota.hard_limit)).where(
-        col(Quota.scope) == Scope.WORKSPACE, col(Quota.resource) == Resource.GPUS
+        col(Quota.scope) == Scope.WORKSPACE,
+        col(Quota.resource) == Resource.GPUS,
+        col(Quota.hard_limit).is_not(None),
     )
     found: dict[UUID, TenancyQuota] = defaultdict(lambda: TenancyQuota(gpus=0, models={}))
     for row in tx.execute(statement.order_by(col(Quota.model))):
         if row.model == ALL_MODELS:
-            found[row.workspace_id].gpus = row.hard_limit or 0
+            found[row.workspace_id].gpus = row.hard_limit
         else:
-            found[row.workspace_id].models[row.model] = row.hard_limit or 0
+            found[row.workspace_id].models[row.model] = row.hard_limit
     return found
 
 

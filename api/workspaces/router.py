@@ -18,9 +18,6 @@ from api.workspaces.models import (
     Membership,
     MembershipRead,
     MembershipSet,
-    Quota,
-    QuotaRead,
-    QuotaSet,
     Workspace,
     WorkspaceCreate,
     WorkspaceRead,
@@ -61,19 +58,6 @@ def _workspace(tx: Tx, row: Workspace) -> WorkspaceRead:
     return etags.tag(tx, versions.of_workspace(row), WorkspaceRead.model_validate(row))
 
 
-@router.get("/{workspace}/quotas", summary="See limits and what is held against them", responses=LOOKS)
-def get_quotas(workspace: str, tx: Tx, actor: Reader) -> list[QuotaRead]:
-    found = service.get(tx, actor, workspace)
-    return _quotas(tx, service.quotas(tx, found.id))
-
-
-@router.put("/{workspace}/quotas", summary="Set the quota", responses=REFUSALS)
-def set_quotas(workspace: str, asked: QuotaSet, tx: Tx, actor: Administrator) -> list[QuotaRead]:
-    found = service.get(tx, actor, workspace)
-    etags.check(tx, lambda: versions.locked_quotas(tx, found.id))
-    return _quotas(tx, service.set_quota(tx, actor, found.id, asked))
-
-
 @router.get("/{workspace}/members", summary="List members", responses=FAULTS)
 def list_members(workspace: str, tx: Tx, actor: Reader) -> list[MembershipRead]:
     return service.members(tx, actor, service.get(tx, actor, workspace).id)
@@ -106,8 +90,3 @@ def remove_member(workspace: str, user_id: UUID, tx: Tx, actor: Administrator) -
 def _member(tx: Tx, workspace_id: UUID, read: MembershipRead) -> MembershipRead:
     tx.flush()
     return etags.tag(tx, versions.of_member(tx.get_one(Membership, (workspace_id, read.user_id))), read)
-
-
-def _quotas(tx: Tx, rows: list[Quota]) -> list[QuotaRead]:
-    read = [QuotaRead(model=row.model or None, gpu_limit=row.hard_limit, gpus_held=row.used) for row in rows]
-    return etags.tag(tx, versions.of_quotas(rows), read)

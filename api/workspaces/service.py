@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,17 +16,18 @@ from api.core import audit
 from api.core.access import Actor
 from api.core.db import table
 from api.core.errors import Exists, Forbidden, NotFound
+from api.core.ids import as_uuid
 from api.core.operations import syncs
 from api.identity import service as identity
+from api.workspaces import budgets, organisations
 from api.workspaces.models import (
     ALL_MODELS,
     MAY_CLAIM,
     Approval,
+    Budget,
     Membership,
     MembershipRead,
-    Organisation,
     Quota,
-    QuotaSet,
     Resource,
     Scope,
     Workspace,
@@ -36,16 +37,23 @@ from api.workspaces.models import (
 
 
 def create(tx: Session, actor: Actor, asked: WorkspaceCreate, *, default_quota: int) -> Workspace:
+    """In the organisation that is named, or the first. Raises Exists, NotFound."""
     if tx.execute(sa.select(col(Workspace.id)).where(col(Workspace.slug) == asked.slug)).first():
         raise Exists(f"A workspace {asked.slug} exists already.")
-    organisation = tx.execute(sa.select(Organisation).order_by(col(Organisation.id)).limit(1)).scalar_one()
-    workspace = Workspace(slug=asked.slug, name=asked.name, organisation_id=organisation.id)
+    named = asked.organisation
+    organisation = organisations.get(tx, actor, named) if named else organisations.first(tx)
+    organisations.lock(tx, organisation.id)
+    workspace = Workspace(
+        slug=asked.slug, name=asked.name, organisation_id=organisation.id, time_zone=asked.time_zone
+    )
     tx.add(workspace)
     tx.flush()
     limit = default_quota if asked.gpus is None else asked.gpus
-    tx.add(_gpu_quota(workspace, ALL_MODELS, limit))
+    tx.add(_gpu_quota(workspace, limit))
     if actor.user_id is not None:
         tx.add(Membership(workspace_id=workspace.id, user_id=actor.user_id, role=WorkspaceRole.OWNER))
+    tx.flush()
+    budgets.flag(tx, [workspace.id])
     audit.record(tx, actor, "workspace.created", workspace.id, after={"slug": asked.slug, "gpus": limit})
     syncs.changed(tx, actor)
     return workspace
@@ -65,7 +73,7 @@ def visible_ids(actor: Actor) -> sa.Select[UUID]:
 
 def get(tx: Session, actor: Actor, workspace: UUID | str) -> Workspace:
     """By id or slug. One that the actor may not see is not found."""
-    by_id = _as_uuid(workspace)
+    by_id = as_uuid(workspace)
     wanted = col(Workspace.id) == by_id if by_id else col(Workspace.slug) == workspace
     found = tx.execute(visible(actor).where(wanted)).scalar_one_or_none()
     if found is None:
@@ -73,11 +81,11 @@ def get(tx: Session, actor: Actor, workspace: UUID | str) -> Workspace:
     return found
 
 
-def _gpu_quota(workspace: Workspace, model: str, limit: int | None) -> Quota:
+def _gpu_quota(workspace: Workspace, limit: int) -> Quota:
     return Quota(
         scope_id=workspace.id,
         resource=Resource.GPUS,
-        model=model,
+        model=ALL_MODELS,
         scope=Scope.WORKSPACE,
         workspace_id=workspace.id,
         hard_limit=limit,
@@ -150,7 +158,7 @@ def tenants_where(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
 
 def lock_tenant(tx: Session, actor: Actor, workspace: UUID | str) -> Tenant:
     """The workspace, if the actor may hold GPUs in its name; claims and releases of one take turns."""
-    by_id = _as_uuid(workspace)
+    by_id = as_uuid(workspace)
     named = {"workspace": by_id or workspace, "user_id": actor.user_id}
     rows = tx.execute(_tenant_by("id" if by_id else "slug"), named).all()
     if not rows or (rows[0].role is None and not actor.operates):
@@ -182,34 +190,12 @@ def slugs(tx: Session, ids: set[UUID]) -> dict[UUID, str]:
     return {row.id: row.slug for row in rows}
 
 
-def quotas(tx: Session, workspace_id: UUID) -> list[Quota]:
-    return list(tx.execute(_own_quotas(workspace_id)).scalars())
-
-
-def _own_quotas(workspace_id: UUID) -> sa.Select[Quota]:
-    own = sa.and_(col(Quota.scope_id) == workspace_id, col(Quota.resource) == Resource.GPUS)
-    return sa.select(Quota).where(own).order_by(col(Quota.model))
-
-
-def set_quota(tx: Session, actor: Actor, workspace_id: UUID, asked: QuotaSet) -> list[Quota]:
-    workspace = get(tx, actor, workspace_id)
-    own = _own_quotas(workspace.id)
-    present = {row.model: row for row in tx.execute(own.with_for_update()).scalars()}
-    before = {model or "all": row.hard_limit for model, row in present.items()}
-    wanted = {ALL_MODELS: asked.gpus} | asked.models
-    for model, limit in wanted.items():
-        if model in present:
-            present[model].hard_limit = limit
-        else:
-            tx.add(_gpu_quota(workspace, model, limit))
-    for model in present.keys() - wanted.keys():
-        tx.delete(present[model])
-    after = {model or "all": limit for model, limit in wanted.items()}
-    audit.record(tx, actor, "quota.changed", workspace.id, before=before, after=after)
-    tx.flush()
-    syncs.changed(tx, actor)
-    tx.expire_all()  # a trigger has counted what a new row's model holds
-    return quotas(tx, workspace.id)
+def lock_quotas(tx: Session, scope_ids: Collection[UUID]) -> None:
+    """Locks out claims and releases of these workspaces, as `lock_tenant` does and in the same order."""
+    own = sa.and_(col(Quota.scope_id).in_(scope_ids), col(Quota.resource) == Resource.GPUS)
+    order = (col(Quota.scope_id), col(Quota.model))
+    tx.execute(sa.select(col(Quota.scope_id)).where(own).order_by(*order).with_for_update()).all()
+    tx.expire_all()
 
 
 def members(tx: Session, actor: Actor, workspace_id: UUID) -> list[MembershipRead]:
@@ -246,20 +232,16 @@ def set_member(
 
 
 def remove_member(tx: Session, actor: Actor, workspace_id: UUID, user_id: UUID) -> None:
+    """Its quotas and budgets go with the membership; what the user holds stays with the workspace."""
     workspace = get(tx, actor, workspace_id)
+    lock_quotas(tx, [workspace.id])
     membership = tx.get(Membership, (workspace.id, user_id), with_for_update=True)
     if membership is None:
         raise NotFound(f"User {user_id} is not a member of {workspace.slug}.")
+    tx.execute(sa.delete(Quota).where(col(Quota.scope_id) == membership.id))
+    tx.execute(sa.delete(Budget).where(col(Budget.scope_id) == membership.id))
     tx.delete(membership)
+    budgets.flag(tx, [workspace.id])
     before = {"user_id": str(user_id), "role": membership.role}
     audit.record(tx, actor, "workspace.member_removed", workspace.id, before=before)
     syncs.changed(tx, actor)
-
-
-def _as_uuid(text: UUID | str) -> UUID | None:
-    if isinstance(text, UUID):
-        return text
-    try:
-        return UUID(text)
-    except ValueError:
-        return None

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-import sqlalchemy as sa
 from sqlalchemy.orm import Session
-from sqlmodel import col
 
 from api.core import etags
-from api.workspaces import service
-from api.workspaces.models import ALL_MODELS, Membership, Quota, Resource, Workspace
+from api.workspaces import organisations, quotas, scopes
+from api.workspaces.models import Membership, Quota, Workspace
+from api.workspaces.scopes import Scoped
 
 
 def of_workspace(workspace: Workspace) -> str:
@@ -19,16 +18,17 @@ def of_workspace(workspace: Workspace) -> str:
 
 
 def of_quotas(rows: Sequence[Quota]) -> str:
-    """The limits; what is held against them moves by itself."""
-    return etags.version(*rows, aside={"used"})
+    """The limits; what is used of them moves by itself."""
+    return etags.version(*quotas.limited(rows), aside={"used", "budgeted"})
 
 
-def locked_quotas(tx: Session, workspace_id: UUID) -> str:
-    """One row is always there and is locked first; rows that others have added show in a second look only."""
-    own = (col(Quota.scope_id) == workspace_id, col(Quota.resource) == Resource.GPUS)
-    tx.execute(sa.select(Quota).where(*own, col(Quota.model) == ALL_MODELS).with_for_update()).one()
-    tx.expire_all()
-    return of_quotas(service.quotas(tx, workspace_id))
+def locked_quotas(tx: Session, scoped: Scoped) -> str:
+    """What is always there is locked first; rows that others have added show in a second look only."""
+    return of_quotas(quotas.of(tx, scopes.lock(tx, scoped)))
+
+
+def locked_organisation(tx: Session, organisation_id: UUID) -> str:
+    return organisations.version(organisations.lock(tx, organisation_id))
 
 
 def of_member(membership: Membership) -> str:

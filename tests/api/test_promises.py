@@ -16,6 +16,7 @@ from api.core.ids import new_id
 from api.fleet.models import Gpu, HostPeriod
 from api.migrations import head
 from api.settings import Settings
+from api.workspaces.models import Budget, Quota, Scope, Spent
 from tests.conftest import Client
 
 HOLDS, GPUS = table(Hold), table(Gpu)
@@ -108,8 +109,11 @@ def test_the_audit_trail_is_only_appended_to(database: Database) -> None:
 
 
 def test_references_hold(database: Database) -> None:
-    row = {"workspace_id": new_id(), "model": "", "gpu_limit": 1, "gpus_held": 0}
-    assert refused(database, sa.insert(sa.table("quotas", *map(sa.column, row))).values(row))
+    nowhere = new_id()
+    row = {"scope_id": nowhere, "scope": Scope.WORKSPACE, "workspace_id": nowhere, "hard_limit": 1, "used": 0}
+    assert "foreign key" in refused(database, sa.insert(table(Quota)).values(row)).lower()
+    budget = {"scope_id": nowhere, "scope": Scope.WORKSPACE, "workspace_id": nowhere, "resource": Spent.MONEY}
+    assert "foreign key" in refused(database, sa.insert(table(Budget)).values(budget)).lower()
 
 
 def test_both_engines_are_at_this_release(database: Database, settings: Settings) -> None:
