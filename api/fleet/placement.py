@@ -124,16 +124,20 @@ def give_back(tx: Session, actor: Actor, holder: UUID, at: datetime, *, reason: 
     seizing.lock_hosts(tx, host_ids)
     freed = {"held_by": None, "held_until": None, "free_since": at}
     tx.execute(sa.update(GPU).where(GPU.c.held_by == holder).values(freed))
-    for host_id in _left_empty(tx, host_ids):
-        service.fire(tx, actor, host_id, Event.RELEASE, reason=reason, at=at)
+    for host_id, freed_at in _left_empty(tx, host_ids):
+        service.fire(tx, actor, host_id, Event.RELEASE, reason=reason, at=max(at, freed_at))
 
 
-def _left_empty(tx: Session, host_ids: Sequence[UUID]) -> list[UUID]:
-    """Those that nobody holds any more. From one that is out of service only a clean leads back anyway."""
-    held = sa.exists().where(GPU.c.host_id == HOST.c.id, GPU.c.held_by.is_not(None))
+def _left_empty(tx: Session, host_ids: Sequence[UUID]) -> list[tuple[UUID, datetime]]:
+    """Those that nobody holds any more. From one that is out of service only a clean leads back anyway.
+
+    Also the latest end of a hold there: after a clock has stepped back, that may not be the last one's.
+    """
+    held = sa.exists().where(GPU.c.host_id == HOST.c.id, GPU.c.held_by.is_not(None)).correlate(HOST)
+    freed = sa.select(sa.func.max(GPU.c.free_since)).where(GPU.c.host_id == HOST.c.id).scalar_subquery()
     out = HOST.c.state.in_((State.MAINTENANCE, State.RETIRED))
-    empty = sa.select(HOST.c.id).where(HOST.c.id.in_(host_ids), ~held, ~out)
-    return list(tx.execute(empty.order_by(HOST.c.id)).scalars())
+    empty = sa.select(HOST.c.id, freed).where(HOST.c.id.in_(host_ids), ~held, ~out)
+    return [(row[0], row[1]) for row in tx.execute(empty.order_by(HOST.c.id))]
 
 
 def hold_until(tx: Session, holder: UUID, until: datetime) -> None:

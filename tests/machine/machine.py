@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from api.allocations import claims, expiry, service, swift
+from api.allocations import claims, expiry, service, swift, timekeeping, turns
 from api.allocations.models import ClaimRequest, Hold, Reservation
 from api.billing import service as billing
 from api.core import clock
@@ -28,8 +28,9 @@ from api.core.operations.models import Operation
 from api.fleet import service as fleet
 from api.fleet.lifecycle import Event
 from api.fleet.models import Gpu
+from api.workspaces import quotas, scopes
 from api.workspaces import service as workspaces
-from api.workspaces.models import QuotaSet
+from api.workspaces.models import LimitsSet
 from tests.machine import invariants
 from tests.machine.stage import BEGIN, MODELS, SLUGS, Stage, Template
 from tests.support import ledger
@@ -154,7 +155,8 @@ class LedgerMachine(RuleBasedStateMachine):
         with self.transaction() as tx:
             administrator = self.stage.administrator
             found = workspaces.get(tx, administrator, slug)
-            workspaces.set_quota(tx, administrator, found.id, QuotaSet(gpus=gpus, models=models))
+            scoped = scopes.lock(tx, scopes.of_workspace(found))
+            quotas.set_limits(tx, administrator, scoped, LimitsSet(gpus=gpus, models=models))
 
     # -- time and workers -----------------------------------------------------------------------------------
 
@@ -166,12 +168,20 @@ class LedgerMachine(RuleBasedStateMachine):
     def the_clock_steps_back(self, seconds: int) -> None:
         self.clock.move_to(max(BEGIN, clock.now() - timedelta(seconds=seconds)))
 
-    @rule(crash=st.integers(0, 9))
-    def worker_expires(self, crash: int) -> None:
+    @rule()
+    def worker_keeps_time(self) -> None:
+        timekeeping.keep(self.stage.database, system(), self.stage.settings)
+
+    @rule()
+    def worker_serves_the_queue(self) -> None:
+        turns.serve(self.stage.database, system(), self.stage.settings)
+
+    @rule(crash=st.integers(0, 3))
+    def worker_dies_at_an_end(self, crash: int) -> None:
         with self.stage.database.snapshot() as tx:
             overdue = expiry.overdue(tx)
-        for found in overdue:
-            with self.transaction(crash=crash == 1) as tx:
+        for found in overdue[:1]:
+            with self.transaction(crash=crash > 0) as tx:
                 expiry.expire(tx, system(), found)
 
     @rule(pick=st.integers(0, 3), well=st.integers(0, 4))
