@@ -221,5 +221,6 @@ def test_recorded_gpus_with_mig_are_known(contracts: Path, gpu: str, slices: str
     text = capture.read_text(errors="replace")
     name = re.search(r"^ +Product Name +: (.+)$", text, re.MULTILINE)
     memory = re.search(r"^    FB Memory Usage\n +Total +: (\d+) MiB$", text, re.MULTILINE)
-    assert name and memory
+    assert name
+    assert memory
     assert mig.instances(slices, name[1], int(memory[1])) == 7
