@@ -1,4 +1,7 @@
-"""What the clock brings about, in the order that makes room: ends, then begins, then warnings."""
+"""What the clock brings about, in the order that makes room: ends, then begins, then warnings.
+
+What waits for a decision ends as well: a request whose time has passed, a change of what is over.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from api.allocations import activation, expiry, reminders
+from api.allocations import activation, changes, decisions, expiry, reminders
 from api.core.access import Actor
 from api.core.db import Database
 from api.settings import Settings
@@ -23,6 +26,12 @@ def keep(database: Database, actor: Actor, settings: Settings) -> None:
     for allocation_id in database.run(activation.due, reading=True):
         begin = partial(activation.activate, actor=actor, allocation_id=allocation_id, settings=settings)
         _do(database, begin, allocation_id)
+    for allocation_id in database.run(decisions.lapsed, reading=True):
+        _do(database, partial(decisions.lapse, actor=actor, allocation_id=allocation_id), allocation_id)
+    for allocation_id in database.run(changes.left_over, reading=True):
+        _do(
+            database, partial(changes.drop_left_over, actor=actor, allocation_id=allocation_id), allocation_id
+        )
     while database.run(partial(reminders.warn, settings=settings)) >= reminders.BATCH:
         pass
 

@@ -66,6 +66,7 @@ def allocate(  # noqa: PLR0917
     preemptible: Annotated[
         bool, typer.Option("--preemptible", help="May be ended, after a notice, for a claim that is not.")
     ] = False,
+    purpose: Annotated[str | None, typer.Option(help="What for; whoever approves reads it.")] = None,
     lasts: For = None,
     until: Until = None,
     idempotency_key: Annotated[
@@ -74,7 +75,7 @@ def allocate(  # noqa: PLR0917
     as_json: Json = False,
 ) -> None:
     """Hold GPUs for a time: all that were asked for, or none."""
-    _one_end(lasts, until, needed=False)
+    one_end(lasts, until, needed=False)
     asked = {
         "workspace": workspace,
         "gpus": gpus,
@@ -88,6 +89,7 @@ def allocate(  # noqa: PLR0917
         "wait": wait,
         "priority": priority,
         "preemptible": preemptible,
+        "purpose": purpose,
         "duration_seconds": int(duration(lasts).total_seconds()) if lasts else None,
         "expires_at": moment(until).isoformat() if until else None,
     }
@@ -119,7 +121,7 @@ def allocations(
 def show(allocation_id: Id, as_json: Json = False) -> None:
     """Look at one allocation."""
     with connect() as client:
-        found = client.get(f"/allocations/{_id(client, allocation_id)}")
+        found = client.get(f"/allocations/{whole_id(client, allocation_id)}")
     if as_json:
         output.emit(found)
     else:
@@ -137,7 +139,7 @@ def release(
     with connect() as client:
         for wanted in allocation_ids:
             try:
-                found = client.post(f"/allocations/{_id(client, wanted, *OPEN)}/release")
+                found = client.post(f"/allocations/{whole_id(client, wanted, *OPEN)}/release")
             except Failure as failure:
                 output.say(f"{wanted}: {failure.sentence}")
                 failures.append(failure)
@@ -156,9 +158,9 @@ def release(
 
 def extend(allocation_id: Id, lasts: For = None, until: Until = None, as_json: Json = False) -> None:
     """Move an allocation's end: `--for` that much later than it is now planned, or to a time."""
-    _one_end(lasts, until, needed=True)
+    one_end(lasts, until, needed=True)
     with connect() as client:
-        known = _id(client, allocation_id, "active")
+        known = whole_id(client, allocation_id, "active", "reserved")
         if lasts:
             planned = datetime.fromisoformat(client.get(f"/allocations/{known}")["expires_at"])
             end = planned + duration(lasts)
@@ -167,17 +169,19 @@ def extend(allocation_id: Id, lasts: For = None, until: Until = None, as_json: J
         found = client.post(f"/allocations/{known}/extend", {"expires_at": end.astimezone(UTC).isoformat()})
     if as_json:
         output.emit(found)
+    elif "kind" in found:
+        print(f"A later end of {known} waits for approval as {found['id']}.")
     else:
         print(f"{found['id']} ends at {output.moment(found['expires_at'])}.")
 
 
-def _one_end(lasts: str | None, until: str | None, *, needed: bool) -> None:
+def one_end(lasts: str | None, until: str | None, *, needed: bool) -> None:
     if (lasts and until) or (needed and not lasts and not until):
         which = "exactly one" if needed else "at most one"
         raise Failure(f"Give {which} of --for and --until.", Exit.USAGE)
 
 
-def _id(client: Client, wanted: str, *states: str) -> str:
+def whole_id(client: Client, wanted: str, *states: str) -> str:
     """The whole id of one in any of the states, or of any one."""
     if is_id(wanted):
         return wanted
@@ -193,7 +197,9 @@ def _details(found: Any) -> None:
             ("state", found["state"]),
             ("workspace", found["workspace"]),
             ("who", found["requested_by"]),
-            ("waits for", (found["why"] or {}).get("detail") if found["state"] == "queued" else None),
+            ("waits for", _waits_for(found)),
+            ("decided by", found["decided_by"]),
+            ("reason", found["reason"]),
             ("yields at", output.moment(found["preempt_at"]) if found["preempt_at"] else None),
             ("started", output.moment(found["started_at"]) if found["started_at"] else None),
             ("expires", output.moment(found["expires_at"]) if found["state"] == "active" else None),
@@ -206,6 +212,14 @@ def _details(found: Any) -> None:
         ("host", "index", "GPU", "model", "memory MiB"),
         ([gpu[name] for name in names] for gpu in found["gpus"]),
     )
+
+
+def _waits_for(found: Any) -> str | None:
+    why = found["why"] or {}
+    if found["state"] == "requested":
+        who = "an operator" if why.get("approver") == "operator" else "an owner or admin of the workspace"
+        return f"the approval of {who}"
+    return why.get("detail") if found["state"] == "queued" else None
 
 
 def _row(row: Any) -> tuple[Any, ...]:
