@@ -36,7 +36,8 @@ SECTIONS = {
     },
     "Hold GPUs": {
         "gpus": Entry("ledger:gpus", "List GPUs."),
-        "allocate": Entry("ledger:allocate", "Hold GPUs for a time: all that were asked for, or none."),
+        "offers": Entry("allocate:offers", "Rank what could be lent, by price, fit, locality and health."),
+        "allocate": Entry("allocate:allocate", "Hold GPUs for a time: all that were asked for, or none."),
         "allocations": Entry("ledger:allocations", "List allocations, newest first."),
         "allocation": Entry("ledger:allocation", "Look at one allocation."),
         "queue": Entry("queue:queue", "Show which claims wait for GPUs, and what for."),

@@ -1,4 +1,4 @@
-"""The ledger's commands: `gpus`, `allocate`, `allocations`, `allocation show`, `release`, `extend`."""
+"""The ledger's commands: `gpus`, `allocations`, `allocation show`, `release`, `extend`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from api.cli.client import Client, connect
 from api.cli.commands import group
 from api.cli.exits import Exit, Failure
 from api.cli.hosts import find
-from api.cli.options import Json, Labels, Limit, Newest, duration, is_id, moment, pairs, pick_id
+from api.cli.options import Json, Limit, Newest, duration, is_id, moment, pick_id
 
 allocation = group()
 Workspace = Annotated[str, typer.Option("--workspace", "-w", help="Slug or id.")]
@@ -49,62 +49,6 @@ def gpus(
     output.show(rows, GPU_COLUMNS, (_gpu_row(gpu) for gpu in rows), as_json=as_json)
 
 
-def allocate(  # noqa: PLR0917
-    gpus: Annotated[int, typer.Option("--gpus", "-g", min=1, help="How many, all or none.")],
-    workspace: Workspace = "default",
-    model: Annotated[str | None, typer.Option(help="Exactly as `ironyard gpus` shows it.")] = None,
-    memory: Annotated[int | None, typer.Option(min=1, metavar="MIB", help="Of each GPU, at least.")] = None,
-    region: Annotated[str | None, typer.Option()] = None,
-    labels: Labels = None,
-    same_host: Annotated[bool, typer.Option("--same-host", help="All on one host.")] = False,
-    nvlink: Annotated[bool, typer.Option("--nvlink", help="All in one NVLink domain.")] = False,
-    exclusive_host: Annotated[bool, typer.Option("--exclusive-host", help="One whole host.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Queue for what is not free now.")] = False,
-    priority: Annotated[
-        int, typer.Option(min=-100, max=100, help="In the queue; above 0 needs admin or owner.")
-    ] = 0,
-    preemptible: Annotated[
-        bool, typer.Option("--preemptible", help="May be ended, after a notice, for a claim that is not.")
-    ] = False,
-    purpose: Annotated[str | None, typer.Option(help="What for; whoever approves reads it.")] = None,
-    lasts: For = None,
-    until: Until = None,
-    idempotency_key: Annotated[
-        str | None, typer.Option(help="The same key gives the same allocation; absent: a new one.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Hold GPUs for a time: all that were asked for, or none."""
-    one_end(lasts, until, needed=False)
-    asked = {
-        "workspace": workspace,
-        "gpus": gpus,
-        "model": model,
-        "memory_mib": memory,
-        "region": region,
-        "labels": pairs(labels),
-        "same_host": same_host,
-        "nvlink": nvlink,
-        "exclusive_host": exclusive_host,
-        "wait": wait,
-        "priority": priority,
-        "preemptible": preemptible,
-        "purpose": purpose,
-        "duration_seconds": int(duration(lasts).total_seconds()) if lasts else None,
-        "expires_at": moment(until).isoformat() if until else None,
-    }
-    with connect() as client:
-        found = client.post("/allocations", asked, key=idempotency_key)
-    if as_json:
-        output.emit(found)
-        return
-    _details(found)
-    if found["state"] == "active":
-        print(f"\nGive them back: ironyard release {found['id']}")
-    else:
-        print(f"\nWithdraw it: ironyard release {found['id']}")
-
-
 def allocations(
     state: Annotated[str | None, typer.Option(help="Such as active, queued or released.")] = None,
     workspace: Annotated[str | None, typer.Option("--workspace", "-w", help="Slug or id.")] = None,
@@ -125,7 +69,7 @@ def show(allocation_id: Id, as_json: Json = False) -> None:
     if as_json:
         output.emit(found)
     else:
-        _details(found)
+        details(found)
 
 
 def release(
@@ -190,7 +134,7 @@ def whole_id(client: Client, wanted: str, *states: str) -> str:
     return pick_id(wanted, [row["id"] for row in rows], kind)
 
 
-def _details(found: Any) -> None:
+def details(found: Any) -> None:
     output.details(
         (
             ("allocation", found["id"]),
