@@ -19,6 +19,7 @@ Workspace = Annotated[str, typer.Option("--workspace", "-w", help="Slug or id.")
 For = Annotated[str | None, typer.Option("--for", metavar="DURATION", help="Such as 30m, 2h, 1d12h.")]
 Until = Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339; UTC where no zone is given.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="Or its unique beginning or end.")]
+ENDING = ("active", "reserved")
 OPEN = ("active", "queued", "reserved", "requested")
 COLUMNS = ("id", "state", "workspace", "GPUs", "model", "hosts", "who", "started", "expires")
 GPU_COLUMNS = ("host", "index", "GPU", "model", "memory MiB", "region", "health", "use", "held by")
@@ -145,8 +146,9 @@ def details(found: Any) -> None:
             ("decided by", found["decided_by"]),
             ("reason", found["reason"]),
             ("yields at", output.moment(found["preempt_at"]) if found["preempt_at"] else None),
+            ("begins", output.moment(found["not_before"]) if found["state"] == "reserved" else None),
             ("started", output.moment(found["started_at"]) if found["started_at"] else None),
-            ("expires", output.moment(found["expires_at"]) if found["state"] == "active" else None),
+            ("expires", output.moment(found["expires_at"]) if found["state"] in ENDING else None),
             ("ended", output.moment(found["ended_at"]) if found["ended_at"] else None),
         )
     )
@@ -163,6 +165,8 @@ def _waits_for(found: Any) -> str | None:
     if found["state"] == "requested":
         who = "an operator" if why.get("approver") == "operator" else "an owner or admin of the workspace"
         return f"the approval of {who}"
+    if found["state"] == "reserved":
+        return why["late"]["detail"] if "late" in why else None
     return why.get("detail") if found["state"] == "queued" else None
 
 
