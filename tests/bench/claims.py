@@ -59,12 +59,17 @@ class Result:
 
 
 class Caller:
-    """One client of ours on one kept connection."""
+    """One client of ours on one kept connection.
+
+    It asks for something at once, as clients do: of connections that come in one burst and ask for nothing,
+    a single one of the server's processes accepts all.
+    """
 
     def __init__(self, url: str, key: str, workspace: str) -> None:
         self.wire, self.key = Wire(url), key
         self.one = self._claim({"gpus": 1, "workspace": workspace})
         self.whole = self._claim({"gpus": GPUS, "workspace": workspace, "same_host": True})
+        self.wire.ask(self.request("GET", "/api/v1/allocations?limit=1"))
 
     def _claim(self, asked: dict[str, object]) -> bytes:
         return self.request("POST", "/api/v1/allocations", json.dumps(asked).encode())
