@@ -107,8 +107,7 @@ def allocate(  # noqa: PLR0917
     }
     body = {name: value for name, value in asked.items() if value}
     with connect() as client:
-        path = "/allocations?dry_run=true" if dry_run else "/allocations"
-        found = client.post(path, body, key=idempotency_key)
+        found = client.post("/allocations", body, key=idempotency_key, dry_run=dry_run or None)
     if as_json:
         output.emit(found)
         return

@@ -70,9 +70,9 @@ class Client:
     def text(self, path: str, **query: Any) -> str:
         return self._request("GET", path, query=query).text
 
-    def post(self, path: str, body: Any = None, *, key: str | None = None) -> Any:
+    def post(self, path: str, body: Any = None, *, key: str | None = None, **query: Any) -> Any:
         """`key` is the Idempotency-Key, if not one of our own making."""
-        return _content(self._request("POST", path, body=body, key=key))
+        return _content(self._request("POST", path, query=query, body=body, key=key))
 
     def send(self, method: str, path: str, body: Any = None) -> Any:
         return _content(self._request(method, path, body=body))
