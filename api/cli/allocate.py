@@ -117,6 +117,9 @@ def allocate(  # noqa: PLR0917
         print("\nNothing is held: this was a dry run.")
     elif found["state"] == "active":
         print(f"\nGive them back: ironyard release {found['id']}")
+    elif found["state"] == "reserved":
+        print(f"\nWhich GPUs: ironyard reservations --allocation {found['id']}")
+        print(f"Give them up: ironyard release {found['id']}")
     else:
         print(f"\nWithdraw it: ironyard release {found['id']}")
 
