@@ -13,11 +13,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-NAMES = ("install", "operate", "hosts", "extend", "security", "platform", "proof", "health", "reclaim", "api")
-INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF, HEALTH, RECLAIM, API = (
+NAMES = ("install", "operate", "hosts", "extend", "security", "platform", "proof", "health", "reclaim", "api", "placement")
+INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF, HEALTH, RECLAIM, API, PLACEMENT = (
     ROOT / "docs" / f"{name}.md" for name in NAMES
 )
-PAGES = (README, INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF, HEALTH, RECLAIM, API)
+PAGES = (README, INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF, HEALTH, RECLAIM, API, PLACEMENT)
 NOT_RUN = re.compile(r"<!-- not run: (\S.*\S) -->")
 
 
