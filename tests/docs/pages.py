@@ -13,7 +13,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-NAMES = ("install", "operate", "hosts", "extend", "security", "platform", "proof", "health", "reclaim", "api", "placement")
+NAMES = (
+    "install",
+    "operate",
+    "hosts",
+    "extend",
+    "security",
+    "platform",
+    "proof",
+    "health",
+    "reclaim",
+    "api",
+    "placement",
+)
 INSTALL, OPERATE, HOSTS, EXTEND, SECURITY, PLATFORM, PROOF, HEALTH, RECLAIM, API, PLACEMENT = (
     ROOT / "docs" / f"{name}.md" for name in NAMES
 )
