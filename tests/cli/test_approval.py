@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 from fastapi import FastAPI
@@ -37,7 +38,7 @@ def kim(cli: Cli, app: FastAPI, database: Database, monkeypatch: pytest.MonkeyPa
     cli("workspace", "add-member", "default", "kim@example.org")
     assert "approved by: workspace" in cli("workspace", "approval", "default", "--by", "workspace")
     with database.transaction() as tx:
-        user = identity.get_user(tx, made["id"])
+        user = identity.get_user(tx, UUID(made["id"]))
         token = app.state.tokens.issue(user)
     return Kim(cli, token, monkeypatch)
 
@@ -53,10 +54,11 @@ def test_a_request_is_listed_approved_and_renewed(cli: Cli, kim: Kim, fleet: Any
     assert kim.json("requests") == []
     assert f"{row['id']} is active." in cli("approve", row["id"][-12:], "--reason", "go")
     assert "waits for approval" in kim("renew", row["id"][-12:], "--for", "1h", "--purpose", "one more run")
-    assert "waits for approval" in kim("extend", row["id"], "--for", "1h", code=1) or True
+    kim("extend", row["id"], "--for", "1h", code=Exit.CONFLICT)
     (change,) = cli.json("requests")
     assert change["kind"] == "extend"
     assert "is done" in cli("approve", change["id"])
+    assert "waits for approval" in kim("extend", row["id"], "--for", "1h")
     assert "decided by" in cli("allocation", "show", row["id"])
 
 
