@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from api.allocations import queue_reads
 from api.allocations.approval_router import router as approval
 from api.allocations.booking_router import router as reservations
+from api.allocations.budget_router import router as budgets
 from api.allocations.notice_router import router as notices
 from api.allocations.offers_router import router as offers
 from api.allocations.router import router as allocations
@@ -43,6 +44,7 @@ from api.migrations import head
 from api.monitoring import service as leaks
 from api.monitoring.router import router as monitoring
 from api.providers.own import OwnFleet
+from api.providers.rate_router import router as rates
 from api.settings import Settings
 from api.tenancy.router import router as tenancy
 from api.tenancy.service import followers
@@ -82,6 +84,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         workspaces,
         organisations,
         quotas,
+        budgets,
+        rates,
         fleet,
         fleet_health,
         fleet_proof,

@@ -111,7 +111,8 @@ def _held(hold: Any, planned: datetime | None) -> Span:
 
 
 def _reserved(booked: Any) -> Span:
-    return Span(booked.workspace_id, booked.user_id, booked.starts_at, booked.ends_at, booked.rate)
+    whose = (booked.workspace_id, booked.user_id)
+    return Span(*whose, booked.starts_at, booked.ends_at, booked.rate, held=False)
 
 
 def _grace(allocation: Allocation) -> timedelta:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -37,13 +37,16 @@ from api.workspaces.overdraft import NoRate
 from api.workspaces.periods import Period, cover
 from api.workspaces.spans import Spans, overrun, planned, unpriced_seconds
 
+if TYPE_CHECKING:
+    from api.workspaces.scopes import Scoped
+
 BUDGETS, PERIODS = table(Budget), table(BudgetPeriod)
 ORGANISATIONS_ZONE = "UTC"
 
 
 @dataclass(slots=True)
 class Account:
-    """A budget, whose spans it counts, and its periods with what is committed."""
+    """A budget, whose spans it counts, and its periods with what is committed and what overrun."""
 
     scope: Scope
     scope_id: UUID
@@ -55,6 +58,7 @@ class Account:
     workspaces: frozenset[UUID]
     user_id: UUID | None = None
     periods: dict[Period, Decimal] = field(default_factory=dict)
+    late: dict[Period, Decimal] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -130,6 +134,38 @@ def accounts(tx: Session, spans: Iterable[Any]) -> list[Account]:
     return found
 
 
+def of(tx: Session, scoped: Scoped) -> list[Account]:
+    """A scope's own budgets."""
+    rows = tx.execute(sa.select(BUDGETS).where(BUDGETS.c.scope_id == scoped.id).order_by(BUDGETS.c.resource))
+    found = [
+        Account(
+            scope=scoped.scope,
+            scope_id=scoped.id,
+            resource=row.resource,
+            name=scoped.name,
+            hard=row.hard_limit,
+            soft=row.soft_limit,
+            zone=scoped.zone,
+            workspaces=scoped.workspaces,
+            user_id=scoped.user_id,
+        )
+        for row in rows
+    ]
+    load_periods(tx, found)
+    return found
+
+
+def fill(tx: Session, account: Account, periods: Sequence[Period], spans: Spans) -> None:
+    """New periods, with what the spans have promised and overrun of them, be it more than the limit."""
+    mine = account.mine(spans)
+    rows = [
+        period_row(account, one, planned(mine, account.resource, one), overrun(mine, account.resource, one))
+        for one in periods
+    ]
+    if rows:
+        tx.execute(sa.insert(PERIODS), rows)
+
+
 def _account(rows: list[Any]) -> Account:
     first, whole = rows[0], rows[0].scope is Scope.ORGANISATION
     return Account(
@@ -151,12 +187,11 @@ def load_periods(tx: Session, found: Iterable[Account]) -> None:
         return
     ids = {account.scope_id for account in by_key.values()}
     statement = sa.select(PERIODS).where(PERIODS.c.scope_id.in_(ids)).order_by(PERIODS.c.period_start)
-    for account in by_key.values():
-        account.periods = {}
     for row in tx.execute(statement):
         known = by_key.get((str(row.scope_id), row.resource.value))
         if known is not None:
-            known.periods[Period(row.period_start, row.period_end)] = row.committed
+            period = Period(row.period_start, row.period_end)
+            known.periods[period], known.late[period] = row.committed, row.overrun
 
 
 def _moves(account: Account, before: Spans, after: Spans) -> list[Move]:

@@ -11,8 +11,9 @@ from api.core import etags
 from api.core.access import Actor, Permission, needs
 from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
-from api.workspaces import organisations, quotas, scopes, service, versions
-from api.workspaces.models import LimitsSet, Quota, QuotaRead, QuotaSet, Resource
+from api.workspaces import organisations, quota_setting, quotas, scopes, service, versions
+from api.workspaces.limit_models import LimitsSet, QuotaRead, QuotaSet
+from api.workspaces.models import Quota
 from api.workspaces.scopes import Scoped
 
 router = APIRouter(prefix="/api/v1", tags=["quotas"], route_class=TransactionalRoute)
@@ -76,21 +77,8 @@ def _seen(tx: Tx, scoped: Scoped) -> list[QuotaRead]:
 
 def _set(tx: Tx, actor: Actor, scoped: Scoped, asked: LimitsSet) -> list[QuotaRead]:
     etags.check(tx, lambda: versions.locked_quotas(tx, scoped))
-    return _told(tx, quotas.set_limits(tx, actor, scopes.lock(tx, scoped), asked))
+    return _told(tx, quota_setting.set_limits(tx, actor, scopes.lock(tx, scoped), asked))
 
 
 def _told(tx: Tx, rows: list[Quota]) -> list[QuotaRead]:
-    return etags.tag(tx, versions.of_quotas(rows), [_read(row) for row in rows])
-
-
-def _read(row: Quota) -> QuotaRead:
-    gpus = row.resource is Resource.GPUS
-    return QuotaRead(
-        resource=row.resource,
-        model=row.model or None,
-        hard_limit=row.hard_limit,
-        soft_limit=row.soft_limit,
-        used=row.used,
-        gpu_limit=row.hard_limit if gpus else None,
-        gpus_held=row.used if gpus else None,
-    )
+    return etags.tag(tx, versions.of_quotas(rows), [quotas.read(row) for row in rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -11,14 +12,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from api.core import audit, clock, notices
-from api.core.access import Actor
+from api.core import clock, notices
 from api.core.db import is_sqlite, table
 from api.core.errors import Conflict
-from api.core.operations import syncs
+from api.workspaces.limit_models import QuotaRead
 from api.workspaces.models import (
     ALL_MODELS,
-    LimitsSet,
     Membership,
     Quota,
     Resource,
@@ -76,76 +75,25 @@ def of(tx: Session, scoped: Scoped) -> list[Quota]:
 
 def limited(rows: Sequence[Quota]) -> list[Quota]:
     """Without those that only count what is used."""
-    return [row for row in rows if _always(row) or row.hard_limit is not None or row.soft_limit is not None]
+    return [row for row in rows if always(row) or row.hard_limit is not None or row.soft_limit is not None]
 
 
-def _always(row: Quota) -> bool:
+def always(row: Quota) -> bool:
+    """Whether it is the row that every workspace has."""
     return row.scope is Scope.WORKSPACE and row.resource is Resource.GPUS and row.model == ALL_MODELS
 
 
-def set_limits(tx: Session, actor: Actor, scoped: Scoped, asked: LimitsSet) -> list[Quota]:
-    """Replace all limits of a scope. What is used beyond them ends nothing; it only blocks what is new.
-
-    The scope is locked, so that the counting of a new row sees every hold.
-    """
-    present = {(row.resource, row.model): row for row in of(tx, scoped)}
-    before = _told(present.values())
-    wanted = _wanted(asked)
-    for key in wanted.keys() | present.keys():
-        _set(tx, scoped, key, present.get(key), *wanted.get(key, (None, None)))
-    tx.flush()
-    tx.expire_all()  # a trigger has counted what a new row's model holds
-    rows = of(tx, scoped)
-    audit.record(tx, actor, "quota.changed", scoped.audited, before=before, after=_told(rows))
-    if scoped.scope is Scope.WORKSPACE:
-        syncs.changed(tx, actor)
-    return rows
-
-
-def _set(
-    tx: Session, scoped: Scoped, key: Key, row: Quota | None, hard: int | None, soft: int | None
-) -> None:
-    resource, model = key
-    unlimited = hard is None and soft is None
-    if row is not None and unlimited and resource is Resource.GPUS and not _always(row):
-        tx.delete(row)
-    elif row is not None:
-        row.hard_limit, row.soft_limit = hard, soft
-    elif not unlimited:
-        tx.add(
-            Quota(
-                scope_id=scoped.id,
-                resource=resource,
-                model=model,
-                scope=scoped.scope,
-                workspace_id=scoped.workspace_id,
-                hard_limit=hard,
-                soft_limit=soft,
-            )
-        )
-
-
-def _wanted(asked: LimitsSet) -> dict[Key, tuple[int | None, int | None]]:
-    """Hard and soft limit by resource and model."""
-    models = {
-        (Resource.GPUS, model): (asked.models.get(model), asked.soft.models.get(model))
-        for model in asked.models.keys() | asked.soft.models.keys()
-    }
-    return models | {
-        (Resource.GPUS, ALL_MODELS): (asked.gpus, asked.soft.gpus),
-        (Resource.STORAGE, ALL_MODELS): (asked.storage_gib, asked.soft.storage_gib),
-        (Resource.ENVIRONMENTS, ALL_MODELS): (asked.environments, asked.soft.environments),
-    }
-
-
-def _told(rows: Any) -> dict[str, Any]:
-    """The limits as the audit trail keeps them: by model, `all` or the resource."""
-    return {
-        row.model or ("all" if row.resource is Resource.GPUS else row.resource.value): (
-            row.hard_limit if row.soft_limit is None else {"hard": row.hard_limit, "soft": row.soft_limit}
-        )
-        for row in limited(list(rows))
-    }
+def read(row: Quota) -> QuotaRead:
+    gpus = row.resource is Resource.GPUS
+    return QuotaRead(
+        resource=row.resource,
+        model=row.model or None,
+        hard_limit=row.hard_limit,
+        soft_limit=row.soft_limit,
+        used=row.used,
+        gpu_limit=row.hard_limit if gpus else None,
+        gpus_held=row.used if gpus else None,
+    )
 
 
 def use(tx: Session, workspace_id: UUID, user_id: UUID | None, resource: Resource, delta: int) -> list[str]:
@@ -168,6 +116,23 @@ def use(tx: Session, workspace_id: UUID, user_id: UUID | None, resource: Resourc
         if delta > 0 and row.soft_limit is not None and row.used > row.soft_limit:
             warnings.append(_beyond_soft(tx, workspace, user_id, row, delta))
     return warnings
+
+
+def move(tx: Session, workspace: Workspace, giving: UUID, taking: UUID, held: Counter[str]) -> None:
+    """Count with another organisation what a workspace uses; `held`: its GPUs by model (empty: all together).
+
+    All three are locked. Raises QuotaExceeded.
+    """
+    used: dict[Key, int] = {(Resource.GPUS, model): gpus for model, gpus in held.items()}
+    for row in tx.execute(sa.select(QUOTAS).where(QUOTAS.c.scope_id == workspace.id)):
+        if row.resource is not Resource.GPUS and row.used:
+            used[row.resource, ALL_MODELS] = row.used
+            _count_from_zero(tx, workspace.id, {Scope.ORGANISATION: taking}, row.resource)
+    for (resource, model), number in used.items():
+        _charge(tx, Scope.ORGANISATION, giving, resource, -number, model)
+        charged = _charge(tx, Scope.ORGANISATION, taking, resource, number, model)
+        if charged is None and tx.execute(sa.select(QUOTAS).where(_row(taking, resource, model))).first():
+            raise _exceeded(tx, workspace, Scope.ORGANISATION, taking, resource, number, model)
 
 
 def _scopes(tx: Session, workspace: Workspace, user_id: UUID | None) -> dict[Scope, UUID]:
@@ -193,10 +158,12 @@ def _count_from_zero(tx: Session, workspace_id: UUID, scopes: dict[Scope, UUID],
     tx.execute(insert(QUOTAS).on_conflict_do_nothing(), rows)
 
 
-def _charge(tx: Session, scope: Scope, scope_id: UUID, resource: Resource, delta: int) -> Any:
-    """The row as it is then; None where it would be overrun."""
+def _charge(
+    tx: Session, scope: Scope, scope_id: UUID, resource: Resource, delta: int, model: str = ALL_MODELS
+) -> Any:
+    """The row as it is then; None where it would be overrun, or there is none."""
     used = QUOTAS.c.used + delta
-    own = _row(scope_id, resource)
+    own = _row(scope_id, resource, model)
     if delta > 0:
         own = sa.and_(own, sa.or_(QUOTAS.c.hard_limit.is_(None), used <= QUOTAS.c.hard_limit))
     if scope is Scope.MEMBER:
@@ -204,19 +171,25 @@ def _charge(tx: Session, scope: Scope, scope_id: UUID, resource: Resource, delta
     return tx.execute(sa.update(QUOTAS).where(own).values(used=used).returning(*QUOTAS.c)).one_or_none()
 
 
-def _row(scope_id: UUID, resource: Resource) -> sa.ColumnElement[bool]:
+def _row(scope_id: UUID, resource: Resource, model: str = ALL_MODELS) -> sa.ColumnElement[bool]:
     own = QUOTAS.c
-    return sa.and_(own.scope_id == scope_id, own.resource == resource, own.model == ALL_MODELS)
+    return sa.and_(own.scope_id == scope_id, own.resource == resource, own.model == model)
 
 
 def _exceeded(
-    tx: Session, workspace: Workspace, scope: Scope, scope_id: UUID, resource: Resource, asked: int
+    tx: Session,
+    workspace: Workspace,
+    scope: Scope,
+    scope_id: UUID,
+    resource: Resource,
+    asked: int,
+    model: str = ALL_MODELS,
 ) -> QuotaExceeded:
-    row = tx.execute(sa.select(QUOTAS).where(_row(scope_id, resource))).one()
+    row = tx.execute(sa.select(QUOTAS).where(_row(scope_id, resource, model))).one()
     return QuotaExceeded(
         workspace=workspace.slug,
         scope=scope,
-        model=None,
+        model=model or None,
         limit=row.hard_limit,
         used=row.used,
         asked=asked,

@@ -21,7 +21,7 @@ class Span:
     """One GPU of a tenant in `[start, end)`, the planned time or what was used of it.
 
     `late` is when a hold ended that nobody ended in time; else None. `rate` is the price of an hour. `open`:
-    its end is still a plan.
+    its end is still a plan. `held`: it has begun; else it is only reserved.
     """
 
     workspace_id: UUID
@@ -31,6 +31,7 @@ class Span:
     rate: Decimal | None = None
     late: datetime | None = None
     open: bool = True
+    held: bool = True
 
     def until(self, end: datetime) -> Span:
         """No longer than to `end`, as far as it is still a plan."""
@@ -60,6 +61,23 @@ def overrun(spans: Spans, resource: Spent, period: Period) -> Decimal:
     )
 
 
+def metered(spans: Spans, resource: Spent, within: Period) -> Decimal:
+    """GPU-seconds, or money, that were used in the time, which ends by now."""
+    return sum(
+        (
+            n * _cost(span, resource, _seconds(span.start, _left(span, within.end), within))
+            for span, n in spans.items()
+            if span.held
+        ),
+        Decimal(0),
+    )
+
+
+def outlook(spans: Spans, resource: Spent, within: Period) -> Decimal:
+    """GPU-seconds, or money, of what is held or reserved until its planned end, in a time that begins now."""
+    return planned(Spans({span: n for span, n in spans.items() if span.open}), resource, within)
+
+
 def unpriced_seconds(spans: Spans) -> int:
     """GPU-seconds for which there is no price."""
     return sum(
@@ -83,3 +101,8 @@ def _cost(span: Span, resource: Spent, seconds: int) -> Decimal:
 def _seconds(start: datetime, end: datetime, period: Period) -> int:
     """Whole seconds of `[start, end)` in the period; over adjoining periods they add up exactly."""
     return max(0, whole_seconds(min(end, period.end)) - whole_seconds(max(start, period.start)))
+
+
+def _left(span: Span, now: datetime) -> datetime:
+    """When the GPU was given back; what is open goes on, whatever was planned."""
+    return now if span.open else span.late or span.end
