@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import sqlalchemy as sa
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, model_validator
 from pydantic import Field as Member
 from sqlmodel import Field, SQLModel
@@ -15,6 +16,11 @@ from api.core.columns import EnumText, Json, UtcDateTime
 from api.core.ids import new_id
 from api.workspaces.models import Approval
 
+OPEN_CHANGE = sa.text("state = 'requested'")
+# Not bound, so that every plan finds the partial indexes.
+REQUESTED: sa.ColumnElement[str] = sa.literal_column("'requested'")
+    "'requested'"
+)  # not bound, so that a plan for any value finds the partial indexes
 ANY_MODEL = "*"  # in paths, where the stored empty text cannot stand
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
 
@@ -41,6 +47,17 @@ class AllocationChange(SQLModel, table=True):
     """
 
     __tablename__ = "allocation_changes"
+    __table_args__ = (
+        sa.Index(
+            "uq_allocation_changes_open",
+            "allocation_id",
+            "kind",
+            unique=True,
+            sqlite_where=OPEN_CHANGE,
+            postgresql_where=OPEN_CHANGE,
+        ),
+        sa.Index("ix_allocation_changes_open", "id", sqlite_where=OPEN_CHANGE, postgresql_where=OPEN_CHANGE),
+    )
 
     id: UUID = Field(default_factory=new_id, primary_key=True)
     allocation_id: UUID = Field(foreign_key="allocations.id", index=True)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from api.allocations import approvals, claims, decisions, growth, service, window
-from api.allocations.approval_models import AllocationChange, ChangeRequest, ChangeState, Kind
+from api.allocations.approval_models import REQUESTED, AllocationChange, ChangeRequest, ChangeState, Kind
 from api.allocations.lifecycle import Event, State, advance
 from api.allocations.models import Allocation, Hold, Reservation
 from api.core import audit, clock, etags
@@ -124,7 +124,7 @@ def _request(
 def _open(allocation_id: UUID) -> sa.Select[AllocationChange]:
     return sa.select(AllocationChange).where(
         col(AllocationChange.allocation_id) == allocation_id,
-        col(AllocationChange.state) == ChangeState.REQUESTED,
+        col(AllocationChange.state) == REQUESTED,
     )
 
 
@@ -258,7 +258,7 @@ def left_over(tx: Session) -> list[UUID]:
     over = (
         sa.select(col(AllocationChange.allocation_id))
         .join(Allocation, col(Allocation.id) == col(AllocationChange.allocation_id))
-        .where(col(AllocationChange.state) == ChangeState.REQUESTED, col(Allocation.state).not_in(HELD))
+        .where(col(AllocationChange.state) == REQUESTED, col(Allocation.state).not_in(HELD))
         .distinct()
     )
     return list(tx.execute(over.limit(500)).scalars())

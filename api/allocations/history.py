@@ -12,9 +12,9 @@ from sqlmodel import col
 
 from api.allocations import service
 from api.allocations.approval_models import (
+    REQUESTED,
     AllocationChange,
     ChangeRead,
-    ChangeState,
     HistoryRead,
     ToDecide,
 )
@@ -100,7 +100,7 @@ def to_decide(tx: Session, actor: Actor, pages: Paging) -> tuple[list[ToDecide],
         sa.select(CHANGES.c.id)
         .join(ALLOCATIONS, ALLOCATIONS.c.id == CHANGES.c.allocation_id)
         .where(
-            CHANGES.c.state == ChangeState.REQUESTED,
+            CHANGES.c.state == REQUESTED,
             ALLOCATIONS.c.state.in_((State.ACTIVE, State.RESERVED)),
             *_mine(actor, CHANGES.c.requested_by_id, col(AllocationChange.asked)["approver"].as_string()),
         )
