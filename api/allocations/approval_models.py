@@ -19,8 +19,6 @@ from api.workspaces.models import Approval
 OPEN_CHANGE = sa.text("state = 'requested'")
 # Not bound, so that every plan finds the partial indexes.
 REQUESTED: sa.ColumnElement[str] = sa.literal_column("'requested'")
-    "'requested'"
-)  # not bound, so that a plan for any value finds the partial indexes
 ANY_MODEL = "*"  # in paths, where the stored empty text cannot stand
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
 
