@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from sqlmodel import col
 
 from api.allocations.models import Allocation, Hold, Reservation
 from api.allocations.window import Window
+from api.core.columns import UtcDateTime
 from api.core.db import table
 from api.workspaces.models import Scope, Workspace
 from api.workspaces.service import Limit, Tenant
@@ -97,24 +99,42 @@ def _counts(use: _Use, limit: Limit, tenant: Tenant, user_id: UUID | None) -> bo
     return own and (limit.scope is Scope.WORKSPACE or use.user_id == user_id)
 
 
-def _whose(tenant: Tenant, column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-    """All of the organisation where it has a limit, else the workspace."""
-    if not any(limit.scope is Scope.ORGANISATION for limit in tenant.limits):
-        return column == tenant.id
-    same = col(Workspace.organisation_id) == tenant.organisation_id
+def _whole(tenant: Tenant) -> bool:
+    """Whether all of the organisation counts, since it has a limit."""
+    return any(limit.scope is Scope.ORGANISATION and limit.hard is not None for limit in tenant.limits)
+
+
+def _whose(column: sa.ColumnElement[Any], *, whole: bool) -> sa.ColumnElement[bool]:
+    if not whole:
+        return column == sa.bindparam("tenant", type_=sa.Uuid())
+    same = col(Workspace.organisation_id) == sa.bindparam("organisation", type_=sa.Uuid())
     return column.in_(sa.select(col(Workspace.id)).where(same))
 
 
-def _booked(tx: Session, tenant: Tenant, span: Window, besides: UUID) -> list[_Use]:
+@cache
+def _overlapping(*, whole: bool) -> sa.Select[Any]:
+    """Built once, since every claim that is not the simplest asks it."""
     own = RESERVATIONS.c
     key = (own.workspace_id, own.user_id, own.model, own.starts_at, own.ends_at)
-    statement = (
+    return (
         sa.select(*key, sa.func.count())
-        .where(_whose(tenant, own.workspace_id), own.closed_at.is_(None), own.allocation_id != besides)
-        .where(own.starts_at < span.ends_at, own.ends_at > span.starts_at)
+        .where(_whose(own.workspace_id, whole=whole), own.closed_at.is_(None))
+        .where(own.allocation_id != sa.bindparam("besides", type_=sa.Uuid()))
+        .where(own.starts_at < sa.bindparam("end", type_=UtcDateTime()))
+        .where(own.ends_at > sa.bindparam("begin", type_=UtcDateTime()))
         .group_by(*key)
     )
-    return [_Use(*row) for row in tx.execute(statement)]
+
+
+def _booked(tx: Session, tenant: Tenant, span: Window, besides: UUID) -> list[_Use]:
+    given = {
+        "tenant": tenant.id,
+        "organisation": tenant.organisation_id,
+        "besides": besides,
+        "begin": span.starts_at,
+        "end": span.ends_at,
+    }
+    return [_Use(*row) for row in tx.execute(_overlapping(whole=_whole(tenant)), given)]
 
 
 def _held(tx: Session, tenant: Tenant, at: datetime) -> list[_Use]:
@@ -122,10 +142,12 @@ def _held(tx: Session, tenant: Tenant, at: datetime) -> list[_Use]:
     statement = (
         sa.select(*key, sa.func.count())
         .join(ALLOCATIONS, ALLOCATIONS.c.id == HOLDS.c.allocation_id)
-        .where(_whose(tenant, HOLDS.c.workspace_id), HOLDS.c.ended_at.is_(None), ALLOCATIONS.c.ends_at > at)
+        .where(_whose(HOLDS.c.workspace_id, whole=_whole(tenant)), HOLDS.c.ended_at.is_(None))
+        .where(ALLOCATIONS.c.ends_at > at)
         .group_by(*key)
     )
+    given = {"tenant": tenant.id, "organisation": tenant.organisation_id}
     return [
         _Use(workspace_id, user_id, model, at, ends_at, gpus)
-        for workspace_id, user_id, model, ends_at, gpus in tx.execute(statement)
+        for workspace_id, user_id, model, ends_at, gpus in tx.execute(statement, given)
     ]
