@@ -21,6 +21,7 @@ from api.core.errors import Invalid
 from api.fleet import queries as fleet
 from api.fleet.lifecycle import State
 from api.fleet.models import Gpu, HostPeriod
+from api.identity import service as identity
 from api.workspaces import service as workspaces
 
 CATEGORY = {
@@ -53,6 +54,7 @@ def usage_report(tx: Session, start: datetime, end: datetime) -> UsageReport:
     known = fleet.gpus_by_id(tx, [hold.gpu_id for hold, _ in rows])
     names = fleet.host_names(tx, {gpu.host_id for gpu in gpus} | {hold.host_id for hold, _ in rows})
     slugs = workspaces.slugs(tx, {hold.workspace_id for hold, _ in rows})
+    holders = identity.emails(tx, {hold.user_id for hold, _ in rows if hold.user_id})
     periods = fleet.periods(tx, start, until)
     holds: dict[UUID, list[Hold]] = defaultdict(list)
     for hold, _ in rows:
@@ -61,7 +63,7 @@ def usage_report(tx: Session, start: datetime, end: datetime) -> UsageReport:
         start=start,
         end=until,
         generated_at=now,
-        usage=[_usage(hold, owner, known, names, slugs, start, until) for hold, owner in rows],
+        usage=[_usage(hold, owner, known, names, slugs, holders, start, until) for hold, owner in rows],
         capacity=[
             _capacity(gpu, names[gpu.host_id], holds[gpu.id], periods.get(gpu.host_id, []), start, until)
             for gpu in gpus
@@ -86,6 +88,7 @@ def _usage(
     gpus: dict[UUID, Gpu],
     names: dict[UUID, str],
     slugs: dict[UUID, str],
+    holders: dict[UUID, str],
     start: datetime,
     until: datetime,
 ) -> UsageLine:
@@ -93,7 +96,7 @@ def _usage(
     return UsageLine(
         allocation_id=allocation.id,
         workspace=slugs[hold.workspace_id],
-        requested_by=allocation.requested_by,
+        requested_by=(holders.get(hold.user_id) if hold.user_id else None) or allocation.requested_by,
         host=names[hold.host_id],
         gpu_uuid=gpus[hold.gpu_id].uuid,
         model=hold.model,

@@ -149,7 +149,13 @@ def test_it_becomes_the_actor_s_where_its_holder_is_no_member(
     assert problem["scope"] == "member"
     client.ok("PUT", f"/api/v1/workspaces/vision/members/{actor.user_id}/quotas", json={"gpus": 2})
     done = actor.ok("POST", f"{CLAIMS}/{made}/transfer", json=TO)
-    assert done["requested_by"] == actor.ok("GET", "/api/v1/auth/me")["email"]
+    emails = [who.ok("GET", "/api/v1/auth/me")["email"] for who in (holder, actor)]
+    assert done["requested_by"] == emails[1]
+    window = {"from": "2020-01-01T00:00:00Z", "to": "2099-01-01T00:00:00Z"}
+    told = {
+        (line["workspace"], line["requested_by"]) for line in client.ok("GET", USAGE, params=window)["usage"]
+    }
+    assert told == {("default", emails[0]), ("vision", emails[1])}, "each answers for what they held"
     holder.problem("GET", f"{CLAIMS}/{made}", 404, "not-found")
 
 
