@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -239,3 +240,27 @@ def test_transfers_and_releases_against_each_other(client: Client, fleet: Any, v
         thread.join(120)
     assert failures == []
     assert held_by(client) == {"default": 2, "vision": 2}
+
+
+def test_budgets_go_by_who_holds(client: Client, fleet: Any, vision: str) -> None:
+    fleet("a")
+    made = claim(client, duration_seconds=10 * 3600)
+    path = "/api/v1/workspaces/{}/budgets"
+    client.ok("PUT", path.format("default"), json={"gpu_hours": "100"})
+    client.ok("PUT", path.format("vision"), json={"gpu_hours": "1"})
+    before = client.ok("GET", path.format("default"))
+    client.problem("POST", f"{CLAIMS}/{made}/transfer", 409, "budget-exceeded", json=TO)
+    assert client.ok("GET", path.format("default")) == before
+    assert held_by(client) == {"default": 2, "vision": 0}
+    client.ok("PUT", path.format("vision"), json={"gpu_hours": "22"})
+    client.ok("POST", f"{CLAIMS}/{made}/transfer", json=TO)
+    more = {"kind": "grow", "gpus": 1}
+    client.problem("POST", f"{CLAIMS}/{made}/changes", 409, "budget-exceeded", json=more)
+    committed = {
+        slug: sum(
+            Decimal(period["committed"]) for period in client.ok("GET", path.format(slug))[0]["periods"]
+        )
+        for slug in ("default", "vision")
+    }
+    assert committed["default"] < Decimal("0.1"), "only the seconds until the transfer"
+    assert Decimal("19.9") < committed["vision"] < Decimal("20.5"), "the rest, with the grace"
