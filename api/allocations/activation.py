@@ -31,11 +31,13 @@ def due(tx: Session) -> list[UUID]:
     return list(tx.execute(statement.order_by(col(Allocation.not_before), col(Allocation.id))).scalars())
 
 
-def activate(tx: Session, actor: Actor, allocation_id: UUID, settings: Settings) -> bool:
+def activate(
+    tx: Session, actor: Actor, allocation_id: UUID, settings: Settings, *, quietly: bool = False
+) -> bool:
     """Hold what was reserved, or GPUs like it; False when that is not possible, now or any more.
 
-    What cannot be had stays reserved, with the reason in `why`; its workspace is told once. It is tried
-    again until the window's end.
+    What cannot be had stays reserved, with the reason in `why`; its workspace is told once, unless `quietly`.
+    It is tried again until the window's end.
     """
     tenant, allocation = approvals.lock(tx, actor, allocation_id)
     now = clock.now()
@@ -49,7 +51,8 @@ def activate(tx: Session, actor: Actor, allocation_id: UUID, settings: Settings)
         _begin(tx, actor, tenant, allocation, now, settings)
     except Conflict as short:
         attempt.rollback()
-        _late(tx, allocation, short)
+        if not quietly:
+            _late(tx, allocation, short)
         return False
     attempt.commit()
     return True

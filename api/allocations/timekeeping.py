@@ -21,11 +21,12 @@ log = logging.getLogger("ironyard.allocations")
 
 def keep(database: Database, actor: Actor, settings: Settings) -> None:
     """Each in a transaction of its own. Several workers may do so at once, and any may die in between."""
-    for allocation_id in database.run(expiry.overdue, reading=True):
+    over = database.run(expiry.overdue, reading=True)
+    if over:  # whoever begins on a host that another leaves now need not wait for a clean of it
+        _begin_due(database, actor, settings, quietly=True)
+    for allocation_id in over:
         _do(database, partial(expiry.expire, actor=actor, allocation_id=allocation_id), allocation_id)
-    for allocation_id in database.run(activation.due, reading=True):
-        begin = partial(activation.activate, actor=actor, allocation_id=allocation_id, settings=settings)
-        _do(database, begin, allocation_id)
+    _begin_due(database, actor, settings)
     for allocation_id in database.run(decisions.lapsed, reading=True):
         _do(database, partial(decisions.lapse, actor=actor, allocation_id=allocation_id), allocation_id)
     for allocation_id in database.run(changes.left_over, reading=True):
@@ -34,6 +35,12 @@ def keep(database: Database, actor: Actor, settings: Settings) -> None:
         )
     while database.run(partial(reminders.warn, settings=settings)) >= reminders.BATCH:
         pass
+
+
+def _begin_due(database: Database, actor: Actor, settings: Settings, *, quietly: bool = False) -> None:
+    for allocation_id in database.run(activation.due, reading=True):
+        begin = partial(activation.activate, settings=settings, quietly=quietly)
+        _do(database, partial(begin, actor=actor, allocation_id=allocation_id), allocation_id)
 
 
 def _do(database: Database, work: Callable[..., Any], allocation_id: UUID) -> None:

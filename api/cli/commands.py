@@ -50,9 +50,7 @@ SECTIONS = {
         "deny": Entry("approval:deny", "Deny a claim or a change, with a reason."),
         "release": Entry("ledger:release", "Give GPUs back; a host that nobody holds any more is cleaned."),
         "reservations": Entry("calendar:reservations", "Show which GPUs are set aside for when."),
-        "notices": Entry(
-            "calendar:notices", "Show what you should know of: ends that come near, what is late."
-        ),
+        "notices": Entry("calendar:notices", "Show ends that come near, and what is late."),
         "report": Entry("reports:app", "Report usage and capacity."),
     },
     "Run the fleet": {

@@ -76,14 +76,25 @@ def meanwhile(act: Callable[[], None]) -> Iterator[None]:
     thread.join()
 
 
-def test_a_stream_tells_lines_progress_and_the_end(client: Client, database: Database) -> None:
+def test_a_stream_tells_lines_progress_and_the_end(
+    client: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     operation_id = claimed(database)
     say(database, operation_id, "one", "two", step="fence")
+    seen = {"fence": threading.Event(), "kill": threading.Event()}
+    standing = operations_router._standing
+
+    def watched(app: Any, operation: Operation) -> Any:
+        now = standing(app, operation)
+        seen[now.step].set()
+        return now
+
+    monkeypatch.setattr(operations_router, "_standing", watched)
 
     def go_on() -> None:
-        time.sleep(0.9)
+        assert seen["fence"].wait(60)
         say(database, operation_id, "three", step="kill")
-        time.sleep(0.9)
+        assert seen["kill"].wait(60)
         end(database, operation_id)
 
     with meanwhile(go_on):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from api.allocations import claims, service, swift
 from api.allocations.models import ClaimRequest, Hold
+from api.core import clock
 from api.core.access import Actor, Role
 from api.core.db import Database, table
 from api.core.errors import Conflict
@@ -33,6 +35,7 @@ from tests.support.ledger import SYSTEM
 GPUS, HOSTS, HOLDS = table(Gpu), table(Host), table(Hold)
 LEAST, MOST, CLAIMERS = 4.0, 90.0, 6  # seconds of stress
 ENOUGH = {"claimed": 60, "released": 40, "cordoned": 20, "cleaned": 5}
+LATER = 0.2  # of the claims are for a window that begins later
 SHAPES: tuple[dict[str, Any], ...] = (
     {"gpus": 1},
     {"gpus": 3},
@@ -93,7 +96,15 @@ class Stress:
                     service.release(tx, actor, given)
                 self.done["released"] += 1
                 return
-            asked = ClaimRequest.model_validate({"workspace": f"w{number}", **dice.choice(SHAPES)})
+            begin = clock.now() + timedelta(hours=1) if dice.random() < LATER else None
+            asked = ClaimRequest.model_validate(
+                {
+                    "workspace": f"w{number}",
+                    "duration_seconds": 600,  # over before what is reserved begins
+                    "not_before": begin,
+                    **dice.choice(SHAPES),
+                }
+            )
             mine.append(self._claimed(actor, asked))
             self.done["claimed"] += 1
 

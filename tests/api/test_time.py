@@ -220,6 +220,27 @@ def test_consecutive_windows_are_not_added_up(clock: Times, fleet: Any) -> None:
     clock.refused("quota-exceeded", clock.until(2))
 
 
+def test_members_and_organisations_have_quotas_of_their_own_in_that_time(clock: Times, fleet: Any) -> None:
+    """A member's reservations count for them alone, those of all workspaces in their organisation."""
+    client = clock.client
+    fleet("a", gpus=8)
+    client.ok("POST", "/api/v1/workspaces", 201, json={"slug": "other", "name": "Other", "gpus": 8})
+    member = client.as_new("member")
+    client.ok("PUT", f"/api/v1/workspaces/other/members/{member.user_id}", json={"role": "member"})
+    client.ok("PUT", f"/api/v1/workspaces/other/members/{member.user_id}/quotas", json={"gpus": 2})
+    theirs = clock.window(1, 2, gpus=2, workspace="other")
+    member.ok("POST", CLAIMS, 201, json=theirs)
+    for asked in (theirs, clock.until(1.5, workspace="other")):
+        problem = member.problem("POST", CLAIMS, 409, "quota-exceeded", json=asked)
+        assert (problem["scope"], problem["limit"], problem["used"]) == ("member", 2, 2)
+    clock.claim(clock.window(1, 2, workspace="other"))
+    client.ok("PUT", "/api/v1/organisations/default/quotas", json={"gpus": 4})
+    for asked in (clock.window(1.5, 3, gpus=2), clock.until(2, gpus=2)):
+        problem = clock.refused("quota-exceeded", asked)
+        assert (problem["scope"], problem["limit"], problem["used"]) == ("organisation", 4, 3)
+    clock.claim(clock.until(1, gpus=2))
+
+
 def test_members_see_the_calendar_of_their_workspaces(clock: Times, fleet: Any) -> None:
     client = clock.client
     host = fleet("a", gpus=4)

@@ -183,6 +183,18 @@ def test_a_tenant_who_is_overdue_is_waited_for(clock: Times, fleet: Any, databas
         assert clock.look(made)["state"] == "active"
 
 
+def test_a_host_whose_other_tenant_ends_at_that_moment_is_not_cleaned_first(clock: Times, fleet: Any) -> None:
+    host = fleet("a", gpus=2)
+    before = clock.claim(clock.until(1))
+    made = clock.claim(clock.window(1, 2))
+    with clock.when(1):
+        assert [clock.look(one)["state"] for one in (before, made)] == ["expired", "active"]
+        assert clock.client.ok("GET", f"/api/v1/hosts/{host}")["state"] == "allocated"
+        assert clock.told("allocation.late") == []
+    with clock.when(2):
+        assert clock.client.ok("GET", f"/api/v1/hosts/{host}")["state"] == "reclaiming"
+
+
 def test_a_quota_lowered_meanwhile_is_minded(clock: Times, fleet: Any) -> None:
     fleet("a", gpus=4)
     made = clock.claim(clock.window(1, 2, gpus=2))
@@ -237,10 +249,10 @@ def test_one_that_fails_holds_up_no_other(clock: Times, fleet: Any, monkeypatch:
     one, two = clock.claim(clock.window(1, 2)), clock.claim(clock.window(1.1, 2))
     activate = activation.activate
 
-    def fails(tx: Session, actor: Any, allocation_id: Any, settings: Settings) -> bool:
+    def fails(tx: Session, actor: Any, allocation_id: Any, settings: Settings, **more: bool) -> bool:
         if str(allocation_id) == one["id"]:
             raise RuntimeError("on purpose")
-        return activate(tx, actor, allocation_id, settings)
+        return activate(tx, actor, allocation_id, settings, **more)
 
     monkeypatch.setattr(activation, "activate", fails)
     with clock.when(1.2):

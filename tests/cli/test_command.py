@@ -15,7 +15,16 @@ from api.cli.exits import BY_STATUS, MEANINGS, Exit
 from tests.support.postgres import free_port
 
 Process = Callable[..., "subprocess.CompletedProcess[str]"]
-SILENT = {"up", "serve", "worker", "login", "logout", "password", "workspace remove-member"}
+SILENT = {
+    "up",
+    "serve",
+    "worker",
+    "login",
+    "logout",
+    "password",
+    "workspace remove-member",
+    "approval remove",
+}
 
 
 def commands() -> Iterator[tuple[str, Any]]:

@@ -30,7 +30,7 @@ from api.fleet.lifecycle import Event
 from api.fleet.models import Gpu
 from api.workspaces import quotas, scopes
 from api.workspaces import service as workspaces
-from api.workspaces.models import LimitsSet
+from api.workspaces.limit_models import LimitsSet
 from tests.machine import invariants
 from tests.machine.stage import BEGIN, MODELS, SLUGS, Stage, Template
 from tests.support import ledger

@@ -50,6 +50,10 @@ BEGIN
         OR EXISTS (SELECT 1 FROM approval_rules)
         OR EXISTS (SELECT 1 FROM allocations a WHERE a.state = 'queued')
         OR EXISTS (SELECT 1 FROM reservations r WHERE r.workspace_id = w.id AND r.closed_at IS NULL)
+        OR (EXISTS (SELECT 1 FROM quotas q WHERE q.scope_id = w.organisation_id AND q.resource = 'gpus'
+                AND q.hard_limit IS NOT NULL)
+            AND EXISTS (SELECT 1 FROM reservations r JOIN workspaces s ON s.id = r.workspace_id
+                WHERE s.organisation_id = w.organisation_id AND r.closed_at IS NULL))
     THEN
         RETURN NULL;
     END IF;
