@@ -28,7 +28,7 @@ from api.core.operations.models import Operation
 from api.fleet import service as fleet
 from api.fleet.lifecycle import Event
 from api.fleet.models import Gpu
-from api.workspaces import quotas, scopes
+from api.workspaces import quota_setting, scopes
 from api.workspaces import service as workspaces
 from api.workspaces.limit_models import LimitsSet
 from tests.machine import invariants
@@ -156,7 +156,7 @@ class LedgerMachine(RuleBasedStateMachine):
             administrator = self.stage.administrator
             found = workspaces.get(tx, administrator, slug)
             scoped = scopes.lock(tx, scopes.of_workspace(found))
-            quotas.set_limits(tx, administrator, scoped, LimitsSet(gpus=gpus, models=models))
+            quota_setting.set_limits(tx, administrator, scoped, LimitsSet(gpus=gpus, models=models))
 
     # -- time and workers -----------------------------------------------------------------------------------
 
