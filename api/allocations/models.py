@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 from pydantic import Field as Member
 from sqlmodel import Field, SQLModel
 
@@ -17,10 +17,12 @@ from api.allocations.lifecycle import State
 from api.core import clock
 from api.core.columns import EnumText, Exact, Json, UtcDateTime
 from api.core.ids import new_id
+from api.core.moments import LONGEST, Moment
 
 OPEN_HOLD = sa.text("ended_at IS NULL")
 ACTIVE = sa.text("state = 'active'")
 UNGRANTED = sa.text("state IN ('requested', 'queued', 'reserved')")
+YIELDING = sa.text("preempt_at IS NOT NULL AND state = 'active'")
 UNCLOSED = sa.text("closed_at IS NULL")
 IS_OPEN = "state IN ('requested', 'queued', 'reserved', 'active')"
 
@@ -34,8 +36,16 @@ class Allocation(SQLModel, table=True):
         sa.CheckConstraint(
             "ended_at IS NULL OR started_at IS NULL OR ended_at > started_at", name="ends_after_start"
         ),
+        sa.CheckConstraint(
+            "state <> 'active' OR (started_at IS NOT NULL AND ends_at IS NOT NULL AND ends_at >= expires_at)",
+            name="active_has_times",
+        ),
+        sa.CheckConstraint(
+            "state NOT IN ('requested', 'queued', 'reserved') OR started_at IS NULL", name="not_begun"
+        ),
         sa.Index("ix_allocations_expiry", "expires_at", sqlite_where=ACTIVE, postgresql_where=ACTIVE),
         sa.Index("ix_allocations_end", "ends_at", sqlite_where=ACTIVE, postgresql_where=ACTIVE),
+        sa.Index("ix_allocations_preemption", "preempt_at", sqlite_where=YIELDING, postgresql_where=YIELDING),
         sa.Index(
             "ix_allocations_ungranted",
             "state",
@@ -184,11 +194,11 @@ class ClaimRequest(GroupRequest):
     placement: Placement = Member(
         default=Placement.PACK, description="`pack` fills partly used hosts first; `spread` uses many"
     )
-    not_before: AwareDatetime | None = Member(
+    not_before: Moment | None = Member(
         default=None, description="a later time reserves GPUs for then; absent: now"
     )
-    duration_seconds: int | None = Member(default=None, ge=60)
-    expires_at: AwareDatetime | None = None
+    duration_seconds: int | None = Member(default=None, ge=60, le=LONGEST)
+    expires_at: Moment | None = None
     wait: bool = Member(default=False, description="queue for GPUs that are not free now")
     priority: int = Member(
         default=0, ge=-100, le=100, description="in the queue; above 0 needs admin or owner"
@@ -227,7 +237,7 @@ class ExtendRequest(BaseModel):
         extra="forbid", json_schema_extra={"example": {"expires_at": "2027-01-05T18:00:00Z"}}
     )
 
-    expires_at: AwareDatetime = Member(description="the new end; later than now")
+    expires_at: Moment = Member(description="the new end; later than now")
 
 
 class HeldGpu(BaseModel):

@@ -33,7 +33,7 @@ class Notice(SQLModel, table=True):
     workspace_id: UUID | None = None
     user_id: UUID | None = None
     subject_id: UUID
-    text: str
+    text: str = Field(sa_type=sa.Text)
     facts: dict[str, Any] = Field(default_factory=dict, sa_type=Json)
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Member
 from sqlmodel import Field, SQLModel
@@ -65,6 +66,7 @@ class OperationGroup(SQLModel, table=True):
 
 class GroupMember(SQLModel, table=True):
     __tablename__ = "operation_group_members"
+    __table_args__ = (sa.UniqueConstraint("group_id", "host_id"),)
 
     id: UUID = Field(default_factory=new_id, primary_key=True)
     group_id: UUID = Field(foreign_key="operation_groups.id")

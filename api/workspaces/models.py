@@ -124,6 +124,10 @@ class Budget(SQLModel, table=True):
     """A limit by the calendar month (of the workspace's time zone; an organisation's is UTC)."""
 
     __tablename__ = "budgets"
+    __table_args__ = (
+        sa.CheckConstraint("hard_limit >= 0", name="limit_not_negative"),
+        sa.CheckConstraint("soft_limit >= 0", name="soft_not_negative"),
+    )
 
     scope_id: UUID = Field(primary_key=True)
     resource: Spent = Field(primary_key=True, sa_type=EnumText(Spent))
@@ -141,6 +145,13 @@ class BudgetPeriod(SQLModel, table=True):
     """
 
     __tablename__ = "budget_periods"
+    __table_args__ = (
+        sa.ForeignKeyConstraint(
+            ["scope_id", "resource"], ["budgets.scope_id", "budgets.resource"], ondelete="CASCADE"
+        ),
+        sa.CheckConstraint("committed >= 0", name="committed_not_negative"),
+        sa.CheckConstraint("period_end > period_start", name="ends_after_start"),
+    )
 
     scope_id: UUID = Field(primary_key=True)
     resource: Spent = Field(primary_key=True, sa_type=EnumText(Spent))

@@ -30,7 +30,6 @@ class Operation(SQLModel, table=True):
             sqlite_where=OPEN_ONLY,
             postgresql_where=OPEN_ONLY,
         ),
-        sa.UniqueConstraint("requested_by_id", "idempotency_key"),
     )
 
     id: UUID = Field(default_factory=new_id, primary_key=True)
@@ -45,7 +44,6 @@ class Operation(SQLModel, table=True):
     reason: str | None = None
     requested_by: str
     requested_by_id: UUID | None = Field(default=None, index=True)
-    idempotency_key: str | None = None
     created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
     started_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)

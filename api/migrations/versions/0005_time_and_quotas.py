@@ -70,13 +70,14 @@ def _organisations() -> None:
     op.add_column("memberships", sa.Column("id", sa.Uuid(), nullable=True))
     _number_memberships()
     op.create_index(op.f("ix_workspaces_organisation_id"), "workspaces", ["organisation_id"])
-    op.create_index("uq_memberships_id", "memberships", ["id"], unique=True)
-    if op.get_bind().dialect.name != "sqlite":
-        op.alter_column("workspaces", "organisation_id", nullable=False)
-        op.alter_column("memberships", "id", nullable=False)
-        op.create_foreign_key(
-            op.f("fk_workspaces_organisation_id"), "workspaces", "organisations", ["organisation_id"], ["id"]
+    with op.batch_alter_table("workspaces") as workspaces_anew:
+        workspaces_anew.alter_column("organisation_id", existing_type=sa.Uuid(), nullable=False)
+        workspaces_anew.create_foreign_key(
+            op.f("fk_workspaces_organisation_id"), "organisations", ["organisation_id"], ["id"]
         )
+    with op.batch_alter_table("memberships") as memberships_anew:
+        memberships_anew.alter_column("id", existing_type=sa.Uuid(), nullable=False)
+        memberships_anew.create_unique_constraint(op.f("uq_memberships_id"), ["id"])
 
 
 def _number_memberships() -> None:
@@ -264,7 +265,7 @@ def _allocations_in_place() -> None:
     op.alter_column("allocations", "expires_at", nullable=True)
     op.execute("UPDATE allocations SET ends_at = expires_at")
     for check in _checks():
-        op.create_check_constraint(str(check.name), "allocations", check.sqltext)
+        op.create_check_constraint(op.f(str(check.name)), "allocations", check.sqltext)
 
 
 def _allocation_indexes() -> None:
