@@ -90,7 +90,7 @@ def finish(
     reason: str | None = None,
 ) -> None:
     """End an active, locked allocation: its holds are closed and its hosts reclaimed."""
-    ended = max(clock.now(), begun(allocation.started_at) + TICK)
+    ended = max(clock.now(), _last_begin(tx, allocation) + TICK)
     allocation.state = advance(allocation.state, event)
     allocation.ended_at, allocation.preempt_at = ended, None
     allocation.reason = reason or allocation.reason
@@ -106,6 +106,14 @@ def finish(
         )
     before = {"state": State.ACTIVE}
     audit.record(tx, actor, f"allocation.{allocation.state}", allocation.id, before=before, reason=reason)
+
+
+def _last_begin(tx: Session, allocation: Allocation) -> datetime:
+    """Of its open holds: a clock that was set back since it grew or changed hands ends none before that."""
+    latest = sa.select(sa.func.max(HOLDS.c.started_at)).where(
+        HOLDS.c.allocation_id == allocation.id, HOLDS.c.ended_at.is_(None)
+    )
+    return tx.execute(latest).scalar_one() or begun(allocation.started_at)
 
 
 def withdraw(

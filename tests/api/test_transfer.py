@@ -264,3 +264,21 @@ def test_budgets_go_by_who_holds(client: Client, fleet: Any, vision: str) -> Non
     }
     assert committed["default"] < Decimal("0.1"), "only the seconds until the transfer"
     assert Decimal("19.9") < committed["vision"] < Decimal("20.5"), "the rest, with the grace"
+
+
+def test_a_clock_that_was_set_back_since_ends_it_no_earlier_than_it_began_there(
+    client: Client, fleet: Any, vision: str
+) -> None:
+    key = client.ok("POST", "/api/v1/api-keys", 201, json={"name": "time traveller"})["key"]
+    client.headers["Authorization"] = f"Bearer {key}"
+    with time_machine.travel(DAY + timedelta(hours=1), tick=False) as clock:
+        fleet("a")
+        handed, grown = claim(client), claim(client, gpus=1)
+        clock.shift(timedelta(minutes=10))
+        client.ok("POST", f"{CLAIMS}/{handed}/transfer", json=TO)
+        client.ok("POST", f"{CLAIMS}/{grown}/changes", 201, json={"kind": "grow", "gpus": 1})
+        clock.shift(-timedelta(minutes=1))
+        for made in (handed, grown):
+            ended = client.ok("POST", f"{CLAIMS}/{made}/release")["ended_at"]
+            assert ended == "2026-03-02T01:10:00.000001Z"
+    assert held_by(client) == {"default": 0, "vision": 0}
