@@ -206,6 +206,7 @@ def read(
         GPU.c.held_by,
         _known_from(now).label("known_from"),
         GPU.c.booked_from,
+        GPU.c.mig_mode.is_not(None).label("mig"),
     )
     groups = [group for demand in demands for group in demand.groups]
     statement = (
@@ -246,10 +247,10 @@ def _may_serve(groups: Sequence[Wanted]) -> sa.ColumnElement[bool]:
 
 
 def _slot(row: Any, labels: Mapping[str, str], now: datetime, soon: datetime, gap: timedelta) -> Slot:
-    host_id, domain, model, memory_mib, region, holder, known_from, booked_from, count = row
+    host_id, domain, model, memory_mib, region, holder, known_from, booked_from, mig, count = row
     at: datetime | None = known_from
     if known_from is not None and holder is not None:
         at = max(known_from, soon)
     elif known_from is not None and known_from < now:
         at = max(known_from + gap, soon)
-    return Slot(host_id, domain, model, memory_mib, region, labels, holder, at, booked_from, count)
+    return Slot(host_id, domain, model, memory_mib, region, labels, holder, at, booked_from, count, bool(mig))

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from api.fleet import mig
 from api.fleet.placement import Wanted
 
 
@@ -43,7 +44,10 @@ def _overlap(one: Wanted, other: Wanted) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slot:
-    """GPUs of one host that are alike; `at` is from when they may be lent, None where nobody knows."""
+    """GPUs of one host that are alike; `at` is from when they may be lent, None where nobody knows.
+
+    `mig`: they can be cut into MIG instances; into which profiles follows from model and memory.
+    """
 
     host_id: UUID
     domain: str | None
@@ -55,6 +59,7 @@ class Slot:
     at: datetime | None
     booked_from: datetime | None
     count: int
+    mig: bool = False
 
     def suits(self, wanted: Wanted) -> bool:
         return (
@@ -62,8 +67,12 @@ class Slot:
             and (wanted.memory_mib is None or wanted.memory_mib <= self.memory_mib)
             and (wanted.region is None or wanted.region == self.region)
             and not (wanted.nvlink and self.domain is None)
+            and self._carries(wanted.mig_profile)
             and all(self.labels.get(key) == value for key, value in wanted.labels)
         )
+
+    def _carries(self, profile: str | None) -> bool:
+        return profile is None or (self.mig and mig.instances(profile, self.model, self.memory_mib) > 0)
 
     def open(self, demand: Demand, moment: datetime, now: datetime) -> bool:
         """Whether it may be lent at that moment, and is not reserved before the demand is over."""

@@ -11,10 +11,13 @@ from uuid import UUID
 
 import httpx2 as httpx
 import pytest
+import sqlalchemy as sa
 import time_machine
+from sqlmodel import col
 
 from api.allocations import turns
 from api.core.db import Database, make_engine
+from api.fleet.models import Gpu
 from api.settings import Settings
 from tests.conftest import Client
 from tests.support import ledger
@@ -238,6 +241,37 @@ def test_gpus_that_nobody_in_line_could_use_are_lent_at_once(client: Client, fle
     hold(client, 2, 80 * DAY, region="north")
     body = {"gpus": 1, "duration_seconds": 80 * DAY, "model": H100}
     client.problem("POST", CLAIMS, 409, "capacity-exceeded", json=body)
+
+
+def test_who_waits_for_a_mig_profile_waits_for_gpus_that_carry_it(
+    client: Client, fleet: Any, database: Database, serve: Any
+) -> None:
+    """GPUs of the same model beside it: one cannot be cut at all, one not so."""
+    quota(client)
+    able, small, _ = (fleet(name, gpus=gpus) for name, gpus in (("able", 3), ("small", 2), ("unable", 2)))
+    cuttable: dict[Any, dict[str, Any]] = {
+        able: {"mig_mode": "disabled"},
+        small: {"mig_mode": "disabled", "memory_mib": 40_000},
+    }
+    with database.transaction() as tx:
+        for host, values in cuttable.items():
+            tx.execute(sa.update(Gpu).where(col(Gpu.host_id) == host).values(**values))
+    hold(client, 1, mig_profile="1g.10gb")  # its host goes on being lent
+    held = hold(client, 2, 4 * HOUR, mig_profile="1g.10gb")
+    code, body = "capacity-exceeded", {"gpus": 4, "mig_profile": "1g.10gb", "wait": True}
+    assert "would not help" in client.problem("POST", CLAIMS, 409, code, json=body)["detail"]
+    head = wait(client, 2, HOUR, mig_profile="1g.10gb")
+    end = datetime.fromisoformat(client.ok("GET", f"{CLAIMS}/{held}")["ends_at"])
+    known = end + timedelta(minutes=15)  # and not now, with the GPUs that are free
+    assert datetime.fromisoformat(seen(client, head)["enough_at"]) == known
+    serve()
+    assert datetime.fromisoformat(seen(client, head)["enough_at"]) == known
+    hold(client, 4, 80 * DAY)  # none of them is of use to the head
+    release(client, held)
+    client.problem("POST", CLAIMS, 409, code, json={"gpus": 1, "duration_seconds": 80 * DAY})
+    serve()
+    granted = client.ok("GET", f"{CLAIMS}/{head}")
+    assert (granted["state"], {gpu["host"] for gpu in granted["gpus"]}) == ("active", {"able"})
 
 
 def test_what_is_left_over_beside_the_head_is_lent_for_any_time(client: Client, fleet: Any) -> None:
