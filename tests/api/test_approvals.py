@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,13 +12,15 @@ import pytest
 import sqlalchemy as sa
 import time_machine
 
-from api.allocations import changes, decisions
+from api.allocations import changes, decisions, turns
 from api.core.db import Database, table
 from api.core.notices import Notice
+from api.settings import Settings
 from tests.conftest import Client
 from tests.support.ledger import H100, SYSTEM
 
-CLAIMS, APPROVALS, RULES = "/api/v1/allocations", "/api/v1/approvals", "/api/v1/admin/approval-rules"
+CLAIMS, QUEUE = "/api/v1/allocations", "/api/v1/queue"
+APPROVALS, RULES = "/api/v1/approvals", "/api/v1/admin/approval-rules"
 L40S = "NVIDIA L40S"
 
 
@@ -219,6 +222,94 @@ def test_a_claim_that_may_wait_is_queued_when_it_is_approved(team: Team, fleet: 
     done = team.owner.ok("POST", f"{CLAIMS}/{asked}/approve")
     assert (done["state"], done["gpus"]) == ("queued", [])
     assert done["decided_by"]
+
+
+@pytest.fixture
+def serve(database: Database, settings: Settings) -> Callable[[], None]:
+    """One pass over the queue, as a worker makes it."""
+    return lambda: turns.serve(database, SYSTEM, settings)
+
+
+def test_a_claim_is_asked_for_approved_waits_and_is_granted(
+    team: Team, fleet: Any, database: Database, serve: Callable[[], None]
+) -> None:
+    fleet("a", gpus=2)
+    keeper, busy = (
+        team.owner.ok("POST", CLAIMS, 201, json={"workspace": "vision", "gpus": 1})["id"] for _ in range(2)
+    )
+    asked = team.ask(gpus=1, wait=True, duration_seconds=3600)["id"]
+    serve()  # nobody has agreed: it has no place in the line
+    assert team.member.ok("GET", f"{CLAIMS}/{asked}")["state"] == "requested"
+    assert team.member.ok("GET", QUEUE)["length"] == 0
+    done = team.owner.ok("POST", f"{CLAIMS}/{asked}/approve", json={"reason": "fine"})
+    assert (done["state"], done["why"]["waits_for"]) == ("queued", "capacity")
+    (row,) = team.member.ok("GET", QUEUE)["items"]
+    assert (row["id"], row["requested_by"]) == (asked, done["requested_by"])
+    serve()
+    assert team.member.ok("GET", f"{CLAIMS}/{asked}")["state"] == "queued"
+    team.owner.problem("POST", f"{CLAIMS}/{asked}/approve", 409, "wrong-state")
+    team.owner.ok("POST", f"{CLAIMS}/{busy}/release")
+    serve()
+    granted = team.member.ok("GET", f"{CLAIMS}/{asked}")
+    assert (granted["state"], len(granted["gpus"])) == ("active", 1)
+    begun, ends = (datetime.fromisoformat(granted[name]) for name in ("started_at", "expires_at"))
+    assert abs((ends - begun).total_seconds() - 3600) < 1
+    assert (granted["decided_by"], granted["reason"]) == (done["decided_by"], "fine")
+    kinds = [kind for kind, _ in notices(database, asked)]
+    assert kinds[-2:] == ["allocation.approved", "allocation.granted"]
+    told = team.member.ok("GET", f"{CLAIMS}/{asked}/history")["items"]
+    actions = [row["action"] for row in told if row["action"].startswith("allocation.")]
+    assert actions == [f"allocation.{name}" for name in ("requested", "approved", "queued", "granted")]
+    assert team.owner.ok("GET", f"{CLAIMS}/{keeper}")["state"] == "active"
+
+
+def test_a_denied_claim_never_waits(team: Team, fleet: Any, serve: Callable[[], None]) -> None:
+    fleet("a", gpus=2)
+    asked = team.ask(gpus=1, wait=True, duration_seconds=3600)["id"]
+    team.owner.ok("POST", f"{CLAIMS}/{asked}/deny", json={"reason": "no"})
+    serve()
+    assert team.member.ok("GET", f"{CLAIMS}/{asked}")["state"] == "denied"
+    assert team.member.ok("GET", QUEUE)["length"] == held(team.administrator) == 0
+
+
+def test_a_claim_that_may_wait_lapses_undecided_and_ends_in_the_line(
+    team: Team, fleet: Any, database: Database, serve: Callable[[], None]
+) -> None:
+    fleet("a", gpus=2)
+    team.owner.ok("POST", CLAIMS, 201, json={"workspace": "vision", "gpus": 2})
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    undecided, approved = (team.ask(gpus=1, wait=True, expires_at=soon.isoformat())["id"] for _ in range(2))
+    assert team.owner.ok("POST", f"{CLAIMS}/{approved}/approve")["state"] == "queued"
+    with time_machine.travel(soon + timedelta(seconds=1), tick=False):
+        for late in database.run(decisions.lapsed, reading=True):
+            database.run(lambda tx, late=late: decisions.lapse(tx, SYSTEM, late))
+        serve()
+        rows = [team.owner.ok("GET", f"{CLAIMS}/{one}") for one in (undecided, approved)]
+    assert [row["state"] for row in rows] == ["expired", "expired"]
+    assert "nobody decided" in rows[0]["reason"]
+    assert "while it waited" in rows[1]["reason"]
+    assert notices(database, undecided)[-1][0] == "allocation.lapsed"
+    assert notices(database, approved)[-1][0] == "allocation.withdrawn"
+
+
+def test_what_is_approved_waits_for_its_quota_or_is_refused_where_that_is_in_vain(
+    team: Team, fleet: Any, serve: Callable[[], None]
+) -> None:
+    fleet("a", gpus=4)
+    taken = team.owner.ok("POST", CLAIMS, 201, json={"workspace": "vision", "gpus": 2})["id"]
+    short, vain = (team.ask(gpus=gpus, wait=True, duration_seconds=3600)["id"] for gpus in (2, 4))
+    quota(team.administrator, 3)
+    done = team.owner.ok("POST", f"{CLAIMS}/{short}/approve")
+    assert (done["state"], done["why"]["waits_for"]) == ("queued", "quota")
+    team.owner.problem("POST", f"{CLAIMS}/{vain}/approve", 409, "quota-exceeded")
+    assert team.member.ok("GET", f"{CLAIMS}/{vain}")["state"] == "requested"
+    quota(team.administrator, 4)
+    serve()
+    assert team.member.ok("GET", f"{CLAIMS}/{short}")["state"] == "active"
+    assert team.owner.ok("POST", f"{CLAIMS}/{vain}/approve")["state"] == "queued"
+    for one in (taken, vain):
+        team.owner.ok("POST", f"{CLAIMS}/{one}/release")
+    assert team.member.ok("GET", f"{CLAIMS}/{vain}")["state"] == "cancelled"
 
 
 def test_a_claim_for_later_is_reserved_when_it_is_approved(team: Team, fleet: Any) -> None:
