@@ -11,11 +11,17 @@ import typer
 from api.cli import output
 from api.cli.client import connect
 from api.cli.exits import Exit, Failure
-from api.cli.ledger import For, Until, Workspace, details, one_end
+from api.cli.ledger import For, Until, Workspace, approver, details, one_end
 from api.cli.options import Json, Labels, duration, moment, pairs
 
 GROUP = re.compile(r"(?P<gpus>[1-9][0-9]{0,3})(?:x(?P<model>.+))?")
 FLAGS = ("same-host", "nvlink", "exclusive-host")
+WHEN = {
+    "capacity": "when such GPUs come free",
+    "turn": "when those before it have theirs",
+    "quota": "when the quota has room for it",
+    "budget": "when the budget has room for it",
+}
 OFFER_COLUMNS = ("score", "source", "model", "region", "GPUs", "where", "price an hour", "from")
 
 Model = Annotated[str | None, typer.Option(help="Exactly as `ironyard gpus` shows it.")]
@@ -113,15 +119,38 @@ def allocate(  # noqa: PLR0917
         return
     details(found)
     _reasons(found)
+    for warning in found["warnings"]:
+        output.say(warning)
+    print(f"\n{_next(found)}")
+
+
+def _next(found: Any) -> str:
+    """What happens now, and what one may do."""
+    state, known = found["state"], found["id"]
     if found["dry_run"]:
-        print("\nNothing is held: this was a dry run.")
-    elif found["state"] == "active":
-        print(f"\nGive them back: ironyard release {found['id']}")
-    elif found["state"] == "reserved":
-        print(f"\nWhich GPUs: ironyard reservations --allocation {found['id']}")
-        print(f"Give them up: ironyard release {found['id']}")
-    else:
-        print(f"\nWithdraw it: ironyard release {found['id']}")
+        return "Nothing is held: this was a dry run."
+    if state == "active":
+        return f"Give them back: ironyard release {known}"
+    if state == "reserved":
+        begins = output.moment(found["not_before"])
+        return (
+            f"They are held for you from {begins} on; ironyard notices tells if they are late.\n"
+            f"Which GPUs: ironyard reservations --allocation {known}\n"
+            f"Give them up: ironyard release {known}"
+        )
+    return f"{_waits(found)}\nWithdraw it: ironyard release {known}"
+
+
+def _waits(found: Any) -> str:
+    why = found["why"] or {}
+    if found["state"] == "requested":
+        who = approver(found)
+        return f"Nothing is held before {who} approves it; ironyard notices tells what was decided."
+    when = WHEN.get(why.get("waits_for", ""), "when it can be")
+    expected = f", by the known ends at {output.moment(why['enough_at'])}" if why.get("enough_at") else ""
+    return (
+        f"It is number {why.get('position', 1)} in the queue and is granted {when}{expected}: ironyard queue"
+    )
 
 
 def _one_way(own: dict[str, Any], groups: list[str] | None, offer: str | None) -> None:

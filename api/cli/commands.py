@@ -51,6 +51,7 @@ SECTIONS = {
         "release": Entry("ledger:release", "Give GPUs back; a host that nobody holds any more is cleaned."),
         "reservations": Entry("calendar:reservations", "Show which GPUs are set aside for when."),
         "notices": Entry("calendar:notices", "Show ends that come near, and what is late."),
+        "usage": Entry("usage:usage", "Show use against limits, with a forecast to the month's end."),
         "report": Entry("reports:app", "Report usage and capacity."),
     },
     "Run the fleet": {
@@ -71,8 +72,12 @@ SECTIONS = {
         "password": Entry("session:password", "Change your password; all your other sessions end."),
         "key": Entry("session:keys", "Make and revoke API keys, for scripts and playbooks."),
         "workspace": Entry(
-            "tenancy:workspace approval:of_workspaces", "Workspaces, their members and quotas; who approves."
+            "tenancy:workspace quotas:of_workspaces approval:of_workspaces organisations:of_workspaces",
+            "Workspaces, their members and quotas; who approves.",
         ),
+        "organisation": Entry("organisations:app", "Organisations, their workspaces and quotas."),
+        "budget": Entry("budget:app", "GPU-hours and money of a month, at every level."),
+        "rates": Entry("rates:app", "What our own GPUs cost an hour, and from when on."),
         "approval": Entry("approval:rules", "Which GPU models need approval, and whose."),
         "user": Entry("tenancy:user", "Users and their roles; reset a password."),
         "audit": Entry("reports:audit", "Read the audit trail."),

@@ -160,11 +160,16 @@ def details(found: Any) -> None:
     )
 
 
+def approver(found: Any) -> str:
+    """Who decides about what is requested."""
+    whoever = (found["why"] or {}).get("approver")
+    return "an operator" if whoever == "operator" else "an owner or admin of the workspace"
+
+
 def _waits_for(found: Any) -> str | None:
     why = found["why"] or {}
     if found["state"] == "requested":
-        who = "an operator" if why.get("approver") == "operator" else "an owner or admin of the workspace"
-        return f"the approval of {who}"
+        return f"the approval of {approver(found)}"
     if found["state"] == "reserved":
         return why["late"]["detail"] if "late" in why else None
     return why.get("detail") if found["state"] == "queued" else None

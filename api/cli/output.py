@@ -86,6 +86,11 @@ def moment(value: str | None) -> str:
     return f"{at:%Y-%m-%d %H:%M:%SZ} ({age(at)})"
 
 
+def instant(value: str) -> str:
+    """`2026-02-01 00:00Z`: the edge of a month."""
+    return f"{datetime.fromisoformat(value).astimezone(UTC):%Y-%m-%d %H:%MZ}"
+
+
 def since(value: str) -> str:
     """How long ago at a terminal, where it saves width; the moment elsewhere."""
     at = datetime.fromisoformat(value).astimezone(UTC)

@@ -11,7 +11,7 @@ from api.cli import output
 from api.cli.client import Client, connect
 from api.cli.commands import group
 from api.cli.exits import Exit, Failure
-from api.cli.options import Json, Limit, pairs
+from api.cli.options import Json, Limit
 
 workspace = group()
 user = group()
@@ -38,12 +38,10 @@ def list_workspaces(limit: Limit = None, as_json: Json = False) -> None:
     """List the workspaces that you see."""
     with connect() as client:
         rows = client.pages("/workspaces", limit=limit)
-    output.show(
-        rows,
-        ("slug", "name", "created", "id"),
-        ((row["slug"], row["name"], output.moment(row["created_at"]), row["id"]) for row in rows),
-        as_json=as_json,
-    )
+    columns = ("slug", "name", "approval", "time zone", "created", "id")
+    names = ("slug", "name", "approval", "time_zone")
+    shown = ((*(row[name] for name in names), output.moment(row["created_at"]), row["id"]) for row in rows)
+    output.show(rows, columns, shown, as_json=as_json)
 
 
 @workspace.command("create")
@@ -53,50 +51,23 @@ def create_workspace(
     gpus: Annotated[
         int | None, typer.Option(min=0, help="Quota; absent: the installation's default.")
     ] = None,
+    organisation: Annotated[
+        str | None, typer.Option(help="Slug or id; absent: the installation's first.")
+    ] = None,
+    time_zone: Annotated[
+        str, typer.Option(metavar="ZONE", help="Whose months those of its budgets are; an IANA name.")
+    ] = "UTC",
     as_json: Json = False,
 ) -> None:
     """Create a workspace; you become its owner."""
+    asked = {"slug": slug, "name": name or slug, "gpus": gpus}
+    asked |= {"organisation": organisation, "time_zone": time_zone}
     with connect() as client:
-        row = client.post("/workspaces", {"slug": slug, "name": name or slug, "gpus": gpus})
+        row = client.post("/workspaces", asked)
     if as_json:
         output.emit(row)
     else:
         print(f"Workspace {row['slug']} is there.")
-
-
-@workspace.command()
-def quota(
-    slug: Slug,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs at once, of all models together.")] = None,
-    models: Annotated[
-        list[str] | None, typer.Option("--model", metavar="MODEL=N", help="GPUs at once of one model.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """See the quota, or set it; limits that are not named stay."""
-    with connect() as client:
-        path = f"/workspaces/{slug}/quotas"
-        if gpus is not None or models:
-            rows = client.revise("PUT", path, lambda present: _quota(present, gpus, models))
-        else:
-            rows = client.get(path)
-    output.show(
-        rows,
-        ("model", "limit", "held"),
-        ((row["model"] or "all together", row["gpu_limit"], row["gpus_held"]) for row in rows),
-        as_json=as_json,
-    )
-
-
-def _quota(present: list[Any], gpus: int | None, models: list[str] | None) -> dict[str, Any]:
-    limits = {row["model"]: row["gpu_limit"] for row in present}
-    total = limits.pop(None, 0) if gpus is None else gpus
-    limits.pop(None, None)
-    try:
-        wanted = {name: int(number) for name, number in pairs(models, "--model").items()}
-    except ValueError as error:
-        raise typer.BadParameter("give MODEL=N with a whole number", param_hint="--model") from error
-    return {"gpus": total, "models": limits | wanted}
 
 
 @workspace.command()

@@ -127,8 +127,8 @@ def test_workspaces_members_and_quotas(cli: Cli) -> None:
     limits = {row["model"]: row["gpu_limit"] for row in cli.json("workspace", "quota", "vision")}
     assert limits == {None: 6, "NVIDIA T4": 2}
     cli("workspace", "quota", "vision", "--model", "NVIDIA T4=3")
-    assert "NVIDIA T4     3      0" in cli("workspace", "quota", "vision")
-    assert "all together  6      0" in cli("workspace", "quota", "vision")
+    assert "NVIDIA T4  3      -     0" in cli("workspace", "quota", "vision")
+    assert "GPUs       6      -     0" in cli("workspace", "quota", "vision")
     cli("user", "create", "ada@example.org")
     cli("workspace", "add-member", "vision", "ada@example.org", "--role", "admin")
     assert {row["email"]: row["role"] for row in cli.json("workspace", "members", "vision")} == {
