@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
-from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 from pydantic import Field as Member
 from sqlmodel import Field, SQLModel
 
 from api.core.columns import EnumText, Json, UtcDateTime
 from api.core.ids import new_id
+from api.core.moments import Moment
 from api.workspaces.models import Approval
 
 OPEN_CHANGE = sa.text("state = 'requested'")
@@ -117,7 +118,7 @@ class ChangeRequest(BaseModel):
     )
 
     kind: Kind
-    expires_at: AwareDatetime | None = Member(default=None, description="of `extend`: the new end")
+    expires_at: Moment | None = Member(default=None, description="of `extend`: the new end")
     gpus: int | None = Member(default=None, ge=1, le=1024, description="of `grow`: how many more")
     group: int = Member(default=0, ge=0, le=31, description="of `grow`: which group of the claim they join")
     purpose: Annotated[str, StringConstraints(strip_whitespace=True, max_length=1000)] | None = Member(

@@ -6,13 +6,13 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime
 
 from api.allocations import calendar
 from api.allocations.calendar import ReservationRead
 from api.core.access import Actor, Permission, needs
 from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
+from api.core.moments import Moment
 from api.core.pagination import Page, Pages
 
 router = APIRouter(prefix="/api/v1", tags=["allocations"], route_class=TransactionalRoute)
@@ -32,11 +32,9 @@ def list_reservations(
     allocation_id: Annotated[UUID | None, Query()] = None,
     workspace: Annotated[str | None, Query(description="slug or id")] = None,
     begin: Annotated[
-        AwareDatetime | None, Query(alias="from", description="windows that end after it, with the clean")
+        Moment | None, Query(alias="from", description="windows that end after it, with the clean")
     ] = None,
-    end: Annotated[
-        AwareDatetime | None, Query(alias="to", description="windows that begin before it")
-    ] = None,
+    end: Annotated[Moment | None, Query(alias="to", description="windows that begin before it")] = None,
     closed: Annotated[bool, Query(description="those that were begun or given up as well")] = False,
 ) -> Page[ReservationRead]:
     """Of your own workspaces; operators see all."""

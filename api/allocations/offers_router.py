@@ -11,6 +11,7 @@ from api.allocations.offer_models import OfferList
 from api.core.access import Actor, Permission, needs
 from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
+from api.core.moments import LONGEST
 from api.providers.sources import Wish
 
 router = APIRouter(prefix="/api/v1/offers", tags=["allocations"], route_class=TransactionalRoute)
@@ -31,7 +32,7 @@ def list_offers(
     same_host: Annotated[bool, Query()] = False,
     nvlink: Annotated[bool, Query(description="all in one NVLink domain")] = False,
     duration_seconds: Annotated[
-        int | None, Query(ge=60, description="absent: what a claim lasts that names no end")
+        int | None, Query(ge=60, le=LONGEST, description="absent: what a claim lasts that names no end")
     ] = None,
 ) -> OfferList:
     """The best first, each with the factors of its score. A claim with `offer` takes one at its price.

@@ -7,13 +7,13 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime
 
 from api.billing.hosts import HostUsage, host_usage
 from api.core import clock
 from api.core.access import Actor, Permission, needs
 from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
+from api.core.moments import Moment
 from api.core.pagination import Page, Pages
 from api.fleet import history, service
 
@@ -27,8 +27,8 @@ def get_usage(
     host_id: UUID,
     tx: Tx,
     actor: Annotated[Actor, needs(Permission.FLEET_READ)],  # noqa: ARG001
-    start: Annotated[AwareDatetime | None, Query(alias="from", description="absent: 30 days before")] = None,
-    end: Annotated[AwareDatetime | None, Query(alias="to", description="absent: now")] = None,
+    start: Annotated[Moment | None, Query(alias="from", description="absent: 30 days before")] = None,
+    end: Annotated[Moment | None, Query(alias="to", description="absent: now")] = None,
 ) -> HostUsage:
     until = end or clock.now()
     return host_usage(tx, service.get(tx, host_id), start or until - MONTH, until)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime
 
 from api.billing import service
 from api.billing.models import UsageReport
 from api.core.access import Actor, Permission, needs
 from api.core.db import TransactionalRoute, Tx
 from api.core.http import problems
+from api.core.moments import Moment
 
 router = APIRouter(prefix="/api/v1/admin/reports", tags=["reports"], route_class=TransactionalRoute)
 Reader = Annotated[Actor, needs(Permission.REPORTS_READ)]
@@ -29,8 +29,8 @@ EXAMPLES_END = {"day": {"value": "2026-01-06T00:00:00Z"}}
 def usage(
     tx: Tx,
     actor: Reader,  # noqa: ARG001
-    start: Annotated[AwareDatetime, Query(alias="from", openapi_examples=EXAMPLES)],
-    end: Annotated[AwareDatetime, Query(alias="to", openapi_examples=EXAMPLES_END)],
+    start: Annotated[Moment, Query(alias="from", openapi_examples=EXAMPLES)],
+    end: Annotated[Moment, Query(alias="to", openapi_examples=EXAMPLES_END)],
     form: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
 ) -> UsageReport | Response:
     """Each hold in the window with its whole GPU-seconds, and how each GPU's enrolled time was spent."""

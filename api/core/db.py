@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from api.core import answers, idempotency, retries
 from api.core.columns import Exact
+from api.core.complaints import refuse_unknown_parameters
 from api.core.exchange import REQUEST, RESPONSE, SAFE_METHODS, is_read, route_of
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ async def session(request: Request, response: Response) -> AsyncIterator[Session
     Opening a session touches no connection. A `TransactionalRoute` has committed in the endpoint's own thread
     already; another route's work is committed here, and that of an endpoint that failed is rolled back.
     """
+    refuse_unknown_parameters(request)
     database: Database = request.app.state.database
     reads = request.method in SAFE_METHODS
     info = {**database.info, REQUEST: request, RESPONSE: response}

@@ -11,11 +11,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.core import errors, metrics
+from api.core import complaints, errors, metrics
 from api.core.etags import NotModified
 from api.core.ids import new_id
 
@@ -78,17 +78,25 @@ async def _on_not_modified(_request: Request, known: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = [
-        {"where": "/".join(str(part) for part in item["loc"]), "message": item["msg"]}
-        for item in error.errors()
-    ]
+    sent_as = request.headers.get("content-type", "")
+    found = [complaints.told(item, _body_model(request), sent_as) for item in error.errors()]
     detail = "; ".join(f"{item['where']}: {item['message']}" for item in found[:5])
     return answer(request, errors.Invalid(detail, errors=found))
 
 
+def _body_model(request: Request) -> type[BaseModel] | None:
+    field = getattr(request.scope.get("route"), "body_field", None)
+    model = None if field is None else field.field_info.annotation
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    document = errors.from_status(error.status_code, str(error.detail))
+    detail = {
+        404: f"Nothing answers at {request.url.path}; /docs lists what does.",
+        405: f"{request.url.path} does not take {request.method}; /docs lists what it takes.",
+    }.get(error.status_code, str(error.detail))
+    document = errors.from_status(error.status_code, detail)
     document["request_id"] = request.scope.get("request_id")
     return JSONResponse(document, error.status_code, headers=error.headers, media_type=MEDIA_TYPE)
 
@@ -105,6 +113,14 @@ async def _on_database(request: Request, error: Exception) -> JSONResponse:
     return answer(request, errors.Unavailable("The database did not answer; nothing was changed."))
 
 
+async def _on_data(request: Request, error: Exception) -> JSONResponse:
+    log.warning("the database cannot store a value of the request", exc_info=error)
+    return answer(
+        request,
+        errors.Invalid("A number of the request is too large, or a text holds NUL or half of a character."),
+    )
+
+
 async def _on_anything(request: Request, error: Exception) -> JSONResponse:
     log.error("unhandled error", exc_info=error)
     return answer(
@@ -117,6 +133,9 @@ def install(app: FastAPI, *, body_limit: int, report_limit: int) -> None:
     app.add_exception_handler(NotModified, _on_not_modified)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(DataError, _on_data)
+    app.add_exception_handler(UnicodeEncodeError, _on_data)
+    app.add_exception_handler(OverflowError, _on_data)  # a number beyond SQLite's integers
     app.add_exception_handler(IntegrityError, _on_integrity)
     app.add_exception_handler(OperationalError, _on_database)
     app.add_exception_handler(InterfaceError, _on_database)

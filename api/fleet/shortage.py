@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
+from api.core.complaints import instead
 from api.fleet.forecast import enough_at
 from api.fleet.lifecycle import LENDABLE
 from api.fleet.models import Health
 from api.fleet.rooms import GPU, HOST, UNTIL, View, free_later, free_now, matches
 from api.fleet.wanted import CapacityExceeded, Wanted
 
+MOST_NAMES = 50  # of models or regions that an answer lists
 # Why a GPU that matches cannot be had, the first that applies, and what a person reads of so many of them.
 SENTENCES = {
     "held": "are held",
@@ -33,11 +37,8 @@ def told(
     wanted, counts = groups[short], counted[short]
     lasts = view.moment.until - at
     when = enough_at(view.tx, groups, at, lasts=lasts, separate=separate)
-    detail = _detail(wanted, counts, (short + 1, len(groups)))
-    if when is not None and when > at:
-        detail += f" Enough will be free at {when:%Y-%m-%dT%H:%M:%SZ}, by the known ends."
-    elif when is None:
-        detail += " By the known ends there will not be enough."
+    which = f" for group {short + 1} of {len(groups)}" if len(groups) > 1 else ""
+    detail = f"Asked for {gpus(wanted.count)}{which}; {_why_not(view.tx, wanted, counts, when, at)}"
     several: dict[str, Any] = {}
     if len(groups) > 1:
         each = [{"asked": one.describe(), **numbers} for one, numbers in zip(groups, counted, strict=True)]
@@ -47,18 +48,51 @@ def told(
     )
 
 
-def _detail(wanted: Wanted, counts: dict[str, Any], which: tuple[int, int]) -> str:
-    number, groups = which
-    of = f" for group {number} of {groups}" if groups > 1 else ""
+def gpus(count: int) -> str:
+    return "1 GPU" if count == 1 else f"{count} GPUs"
+
+
+def _why_not(tx: Session, wanted: Wanted, counts: dict[str, Any], when: datetime | None, at: datetime) -> str:
+    if not counts["matching"]:
+        return _nothing_matches(tx, wanted)
+    if when is None:
+        return _detail(wanted, counts) + " By the known ends there will not be enough."
+    if when > at:
+        return (
+            _detail(wanted, counts) + f" Enough will be free at {when:%Y-%m-%dT%H:%M:%SZ}, by the known ends."
+        )
+    return _detail(wanted, counts)
+
+
+def _nothing_matches(tx: Session, wanted: Wanted) -> str:
+    """Names the model or region that the fleet has not, and what it has instead."""
+    for what, column, name in (("model", GPU.c.model, wanted.model), ("region", GPU.c.region, wanted.region)):
+        known = _values(tx, column) if name else []
+        if name and name not in known:
+            sentence = f"no GPU of the fleet has the {what} {name}{instead(name, known)}"
+            return sentence if sentence.endswith("?") else f"{sentence}."
+    asked = ", ".join(f"{name} {value}" for name, value in wanted.describe().items() if name != "gpus")
+    return f"no GPU of the fleet matches {asked or 'this'}, free or not."
+
+
+def _values(tx: Session, column: sa.Column[Any]) -> list[str]:
+    statement = (
+        sa.select(column).distinct().where(GPU.c.removed_at.is_(None)).order_by(column).limit(MOST_NAMES)
+    )
+    return list(tx.execute(statement).scalars())
+
+
+def _detail(wanted: Wanted, counts: dict[str, Any]) -> str:
     free, matching = counts["free"], counts["matching"]
-    detail = f"Asked for {wanted.count} GPUs{of}; {free} that match are free, of {matching} in the fleet."
+    detail = f"{free} that match {'is' if free == 1 else 'are'} free, of {matching} in the fleet."
     if counts["apart"]:
         detail += " They are not on one host (or not in one NVLink domain, or not a whole host)."
     elif free >= wanted.count:
         detail += " They are not enough beside the other groups."
     for name, sentence in SENTENCES.items():
         if counts[name]:
-            detail += f" {counts[name]} {sentence}."
+            does = re.sub(r"^are ", "is ", sentence) if counts[name] == 1 else sentence
+            detail += f" {counts[name]} {does}."
     return detail
 
 

@@ -8,13 +8,14 @@ from typing import Annotated
 from uuid import UUID
 
 import sqlalchemy as sa
-from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints
 from pydantic import Field as Member
 from sqlmodel import Field, SQLModel
 
 from api.core import clock
 from api.core.columns import Exact, UtcDateTime
 from api.core.ids import new_id
+from api.core.moments import Moment
 
 ANY = ""
 
@@ -56,7 +57,7 @@ class RateSet(BaseModel):
     region: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Member(
         default=None, description="absent: any"
     )
-    effective_from: AwareDatetime | None = Member(default=None, description="not in the past; absent: now")
+    effective_from: Moment | None = Member(default=None, description="not in the past; absent: now")
 
 
 class RateRead(BaseModel):

@@ -33,7 +33,7 @@ def test_spread_and_refusals(cli: Cli, fleet: Any) -> None:
     assert made["wanted"]["placement"] == "spread"
     said = cli.refused("allocate", "--gpus", "2", "--same-host", code=Exit.CONFLICT)
     assert "They are not on one host" in said
-    assert "0 that match are free" in cli.refused(
+    assert "no GPU of the fleet matches mig_profile 1g.10gb" in cli.refused(
         "allocate", "--gpus", "1", "--mig", "1g.10gb", code=Exit.CONFLICT
     )
 
