@@ -4,75 +4,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime
-from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
-import sqlalchemy as sa
-from sqlalchemy.orm import Session
-
-from api.allocations.models import Allocation, Hold, Reservation
-from api.core.db import table
-from api.fleet.models import Gpu, Host, HostPeriod
-from api.workspaces.models import Budget, BudgetPeriod, Membership, Quota, Workspace
+from tests.machine import promises_of_money, promises_of_turns
+from tests.machine.snapshot import Ledger, Memory
 
 DIRTY = {"allocated", "maintenance", "enrolling"}
 OPEN = {"requested", "queued", "reserved", "active"}
-
-
-@dataclass
-class Ledger:
-    """Everything, as one snapshot reads it."""
-
-    allocations: dict[UUID, Any]
-    holds: list[Any]
-    reservations: list[Any]
-    gpus: dict[UUID, Any]
-    hosts: dict[UUID, Any]
-    periods: dict[UUID, list[Any]]
-    quotas: list[Any]
-    budgets: dict[tuple[UUID, str], Any]
-    budget_periods: list[Any]
-    members: dict[UUID, Any]
-    workspaces: dict[UUID, Any]
-
-    @property
-    def open_holds(self) -> list[Any]:
-        return [hold for hold in self.holds if hold.ended_at is None]
-
-
-@dataclass
-class Memory:
-    """What the last step saw, for promises about change."""
-
-    used: dict[tuple[UUID, str, str], int] = field(default_factory=dict)
-    committed: dict[tuple[UUID, str, datetime], Decimal] = field(default_factory=dict)
-    closed: dict[UUID, datetime] = field(default_factory=dict)
-
-
-def read(tx: Session) -> Ledger:
-    def rows(model: Any) -> list[Any]:
-        return list(tx.execute(sa.select(table(model))).all())
-
-    periods: dict[UUID, list[Any]] = defaultdict(list)
-    for row in rows(HostPeriod):
-        periods[row.host_id].append(row)
-    return Ledger(
-        allocations={row.id: row for row in rows(Allocation)},
-        holds=rows(Hold),
-        reservations=rows(Reservation),
-        gpus={row.id: row for row in rows(Gpu)},
-        hosts={row.id: row for row in rows(Host)},
-        periods=periods,
-        quotas=rows(Quota),
-        budgets={(row.scope_id, row.resource): row for row in rows(Budget)},
-        budget_periods=rows(BudgetPeriod),
-        members={row.id: row for row in rows(Membership)},
-        workspaces={row.id: row for row in rows(Workspace)},
-    )
 
 
 def check(ledger: Ledger, memory: Memory) -> None:
@@ -188,18 +128,6 @@ def reservations_never_overlap(ledger: Ledger, _: Memory) -> None:
             assert gpu.held_until <= rows[0].starts_at, "a hold runs into a reservation"
 
 
-def budgets_are_kept(ledger: Ledger, memory: Memory) -> None:
-    seen = {}
-    for row in ledger.budget_periods:
-        limit = ledger.budgets[row.scope_id, row.resource].hard_limit
-        key = (row.scope_id, row.resource, row.period_start)
-        if limit is not None and row.committed > limit:
-            before = memory.committed.get(key, row.committed)
-            assert row.committed <= before, "more was promised past a budget"
-        seen[key] = row.committed
-    memory.committed = seen
-
-
 PROMISES: tuple[Callable[[Ledger, Memory], None], ...] = (
     holds_never_overlap,
     a_gpu_knows_its_holder,
@@ -210,5 +138,6 @@ PROMISES: tuple[Callable[[Ledger, Memory], None], ...] = (
     a_closed_hold_stays_as_it_is,
     quotas_count_and_are_kept,
     reservations_never_overlap,
-    budgets_are_kept,
+    *promises_of_money.PROMISES,
+    *promises_of_turns.PROMISES,
 )

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-import time_machine
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, invariant, rule
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from api.allocations import claims, expiry, service, swift, timekeeping, turns
-from api.allocations.models import ClaimRequest, Hold, Reservation
+from api.allocations import claims, expiry, service, swift, timekeeping, turns, waiting
+from api.allocations.models import ClaimRequest, Hold, Placement, Reservation
 from api.billing import service as billing
 from api.core import clock
 from api.core.access import Actor, system
@@ -27,56 +24,20 @@ from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.models import Operation
 from api.fleet import service as fleet
 from api.fleet.lifecycle import Event
-from api.fleet.models import Gpu
-from api.workspaces import quota_setting, scopes
-from api.workspaces import service as workspaces
-from api.workspaces.limit_models import LimitsSet
-from tests.machine import invariants
-from tests.machine.stage import BEGIN, MODELS, SLUGS, Stage, Template
+from tests.machine import invariants, promises_of_turns
+from tests.machine.base import WHO, Base
+from tests.machine.deciding import Deciding
+from tests.machine.limiting import Limiting
+from tests.machine.snapshot import read
+from tests.machine.stage import BEGIN, MODELS, SLUGS
 from tests.support import ledger
 
 HOURS = st.integers(1, 72)
-HOLDS, BOOKINGS, GPUS = table(Hold), table(Reservation), table(Gpu)
+HOLDS, BOOKINGS = table(Hold), table(Reservation)
 
 
-class LedgerMachine(RuleBasedStateMachine):
-    """One try: a copy of the furnished ledger, and steps on it. `template` is given by the test."""
-
-    template: ClassVar[Template]
-    without: ClassVar[Callable[[sa.Connection], None] | None] = None
-    steps: ClassVar[int] = 0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stack = ExitStack()
-        self.stage: Stage = self.stack.enter_context(self.template.copy(without=type(self).without))
-        self.clock = self.stack.enter_context(time_machine.travel(BEGIN + timedelta(hours=1), tick=False))
-        self.memory = invariants.Memory()
-
-    def teardown(self) -> None:
-        self.stack.close()
-
-    # -- how a step is done ---------------------------------------------------------------------------------
-
-    @contextmanager
-    def transaction(self, *, crash: bool = False) -> Iterator[Session]:
-        """Refusals are answers; a crash before the commit leaves nothing; anything else fails the test."""
-        try:
-            with self.stage.database.transaction() as tx:
-                yield tx
-                if crash:
-                    tx.rollback()
-        except Problem:
-            return
-
-    def actor(self, slug: str, *, operator: bool) -> Actor:
-        return self.stage.administrator if operator else self.stage.members[slug]
-
-    def one_of(self, pick: int, *states: str) -> UUID | None:
-        with self.stage.database.snapshot() as tx:
-            statement = sa.select(claims.ALLOCATIONS.c.id).where(claims.ALLOCATIONS.c.state.in_(states))
-            found = list(tx.execute(statement.order_by(claims.ALLOCATIONS.c.id)).scalars())
-        return found[pick % len(found)] if found else None
+class LedgerMachine(Limiting, Deciding, Base):
+    """Claims and their ends, time, workers and raw SQL; limits and decisions are in the parts above it."""
 
     # -- people ---------------------------------------------------------------------------------------------
 
@@ -88,9 +49,10 @@ class LedgerMachine(RuleBasedStateMachine):
         hours=HOURS,
         ahead=st.sampled_from((0, 0, 0, 1, 5, 30)),
         wait=st.booleans(),
+        priority=st.sampled_from((0, 0, 0, 5)),
         preemptible=st.booleans(),
-        spread=st.booleans(),
-        operator=st.booleans(),
+        placement=st.sampled_from(Placement),
+        who=st.sampled_from(WHO),
         crash=st.integers(0, 9),
     )
     def claim(
@@ -101,37 +63,50 @@ class LedgerMachine(RuleBasedStateMachine):
         shape: str,
         hours: int,
         ahead: int,
-        operator: bool,
+        who: str,
         crash: int,
-        **more: bool,
+        **more: Any,
     ) -> None:
         group: dict[str, Any] = {"gpus": gpus, "model": model}
         if shape == "groups":
             body: dict[str, Any] = {"groups": [group, {"gpus": 1, "same_host": True}]}
         else:
             body = group | ({} if shape == "any" else {shape: True})
-        asked = ClaimRequest(
-            workspace=slug,
-            duration_seconds=hours * 3600,
-            not_before=clock.now() + timedelta(hours=ahead) if ahead else None,
-            wait=more["wait"],
-            preemptible=more["preemptible"],
-            placement="spread" if more["spread"] else "pack",
-            **body,
-        )
-        actor = self.actor(slug, operator=operator)
-        if not crash and self.swiftly(actor, asked):
+        begin = clock.now() + timedelta(hours=ahead) if ahead else None
+        self.ask(who, crash, workspace=slug, duration_seconds=hours * 3600, not_before=begin, **body, **more)
+
+    @rule(
+        slug=st.sampled_from(SLUGS),
+        gpus=st.integers(1, 3),
+        hours=HOURS,
+        who=st.sampled_from(WHO),
+        preemptible=st.booleans(),
+    )
+    def claim_any(self, slug: str, gpus: int, hours: int, who: str, preemptible: bool) -> None:
+        """The common claim."""
+        what = {"workspace": slug, "gpus": gpus, "preemptible": preemptible}
+        self.ask(who, 0, duration_seconds=hours * 3600, **what)
+
+    def ask(self, who: str, crash: int, **body: Any) -> None:
+        """As the API does: in one statement where that can be."""
+        asked = ClaimRequest(**body)
+        actor = self.actor(who, asked.workspace)
+        must_ask = who == "plain" and self.must_ask(asked.workspace, asked)
+        if crash != 1 and self.swiftly(actor, asked):
+            assert not must_ask, "held without the approval that it needs"
             return
         with self.transaction(crash=crash == 1) as tx:
-            claims.claim(tx, actor, asked, self.stage.settings)
+            made = claims.claim(tx, actor, asked, self.stage.settings)
+            assert not must_ask or made.allocation.state == "requested", "nobody was asked"
 
     def swiftly(self, actor: Actor, asked: ClaimRequest) -> bool:
+        """False where it was declined, or refused: the long way says the same then."""
         database = self.stage.database
         with Session(database.engine, expire_on_commit=False, info=dict(database.info)) as tx:
             try:
                 return swift.claim(tx, actor, asked, self.stage.settings) is not None
             except Problem:
-                return True
+                return False
 
     @rule(pick=st.integers(0, 50), crash=st.integers(0, 9))
     def release(self, pick: int, crash: int) -> None:
@@ -149,15 +124,6 @@ class LedgerMachine(RuleBasedStateMachine):
             end = clock.now() + timedelta(hours=hours)
             expiry.extend(tx, self.stage.administrator, found, end, self.stage.settings)
 
-    @rule(slug=st.sampled_from(SLUGS), gpus=st.integers(0, 12), of_model=st.none() | st.integers(0, 6))
-    def change_quota(self, slug: str, gpus: int, of_model: int | None) -> None:
-        models = {} if of_model is None else {MODELS[0]: of_model}
-        with self.transaction() as tx:
-            administrator = self.stage.administrator
-            found = workspaces.get(tx, administrator, slug)
-            scoped = scopes.lock(tx, scopes.of_workspace(found))
-            quota_setting.set_limits(tx, administrator, scoped, LimitsSet(gpus=gpus, models=models))
-
     # -- time and workers -----------------------------------------------------------------------------------
 
     @rule(minutes=st.sampled_from((1, 10, 45, 90, 600, 3000)))
@@ -171,10 +137,17 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def worker_keeps_time(self) -> None:
         timekeeping.keep(self.stage.database, system(), self.stage.settings)
+        promises_of_turns.nothing_is_left_over(self.snapshot(), clock.now())
 
     @rule()
     def worker_serves_the_queue(self) -> None:
         turns.serve(self.stage.database, system(), self.stage.settings)
+        with self.stage.database.snapshot() as tx:
+            line = [one.allocation for one in waiting.line(tx, self.stage.settings)]
+            blocked = ("quota", "budget")
+            first = next((one for one in line if (one.why or {}).get("waits_for") not in blocked), None)
+            if first is not None:
+                promises_of_turns.nobody_waits_in_vain(read(tx), first.id, clock.now(), self.stage.settings)
 
     @rule(crash=st.integers(0, 3))
     def worker_dies_at_an_end(self, crash: int) -> None:
@@ -254,8 +227,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def everything_promised_is_kept(self) -> None:
         type(self).steps += 1
-        with self.stage.database.snapshot() as tx:
-            invariants.check(invariants.read(tx), self.memory)
+        self.mistakes.check()
+        invariants.check(self.snapshot(), self.memory)
 
     @rule()
     def finance_asks(self) -> None:

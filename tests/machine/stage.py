@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import sqlalchemy as sa
 import time_machine
+from sqlalchemy.orm import Session
 
 from api.core.access import Actor, Role
 from api.core.crypto import SecretBox
@@ -23,9 +25,12 @@ from api.fleet.models import Gpu, Host
 from api.identity import service as identity
 from api.identity.models import User, UserCreate
 from api.migrations import upgrade
+from api.providers import rates
+from api.providers.models import RateSet
 from api.settings import Settings
+from api.workspaces import organisations
 from api.workspaces import service as workspaces
-from api.workspaces.models import Workspace, WorkspaceCreate, WorkspaceRole
+from api.workspaces.models import OrganisationCreate, Workspace, WorkspaceCreate, WorkspaceRole
 from tests.support import ledger
 from tests.support.postgres import PostgresServer
 
@@ -33,6 +38,7 @@ BEGIN = datetime(2026, 3, 2, 8, tzinfo=UTC)
 MODELS = ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB")
 HOSTS = ((4, MODELS[0]), (4, MODELS[0]), (2, MODELS[0]), (4, MODELS[1]))
 SLUGS = ("red", "blue")
+ORGANISATIONS = ("default", "labs")
 
 
 @dataclass
@@ -43,6 +49,7 @@ class Stage:
     database: Database
     administrator: Actor
     members: dict[str, Actor]
+    plain: Actor
     hosts: list[uuid.UUID]
     gpus: list[uuid.UUID]
 
@@ -101,14 +108,24 @@ def furnish(directory: Path, server: PostgresServer | None) -> Template:
 def _people(database: Database) -> None:
     user, _ = ledger.first_administrator(database)
     administrator = Actor(user.email, user.role, user.id)
+    with database.transaction() as tx:
+        plain = _member(tx, administrator, "plain")
+        organisations.create(tx, administrator, OrganisationCreate(slug=ORGANISATIONS[1], name="Labs"))
+        rates.append(tx, administrator, RateSet(per_gpu_hour=Decimal("1.234567")), "EUR")
     for slug in SLUGS:
         with database.transaction() as tx:
             asked = WorkspaceCreate(slug=slug, name=slug, gpus=8)
             made = workspaces.create(tx, administrator, asked, default_quota=0)
-            wanted = UserCreate(email=f"{slug}@example.org", name=slug, role=Role.MEMBER)
-            member, _ = identity.create_user(tx, administrator, wanted, lifetime=3600)
-            tx.flush()
-            workspaces.set_member(tx, administrator, made.id, member.id, WorkspaceRole.OWNER)
+            owner = _member(tx, administrator, slug)
+            workspaces.set_member(tx, administrator, made.id, owner, WorkspaceRole.OWNER)
+            workspaces.set_member(tx, administrator, made.id, plain, WorkspaceRole.MEMBER)
+
+
+def _member(tx: Session, administrator: Actor, name: str) -> uuid.UUID:
+    wanted = UserCreate(email=f"{name}@example.org", name=name, role=Role.MEMBER)
+    made, _ = identity.create_user(tx, administrator, wanted, lifetime=3600)
+    tx.flush()
+    return made.id
 
 
 def _open(settings: Settings, engine: sa.Engine) -> Stage:
@@ -123,6 +140,7 @@ def _open(settings: Settings, engine: sa.Engine) -> Stage:
             database=database,
             administrator=users["admin@ironyard.local"],
             members={slug: users[f"{slug}@example.org"] for slug in SLUGS},
+            plain=users["plain@example.org"],
             hosts=list(tx.execute(sa.select(Host.id).order_by(Host.name)).scalars()),
             gpus=list(tx.execute(sa.select(Gpu.id).order_by(Gpu.id)).scalars()),
         )
