@@ -19,6 +19,7 @@ from api.allocations.window import Window
 from api.core import audit, etags, notices
 from api.core.access import Actor
 from api.core.errors import Forbidden, NotFound, WrongState
+from api.core.texts import gpus
 from api.settings import Settings
 from api.workspaces import tenants
 from api.workspaces.models import ALL_MODELS, Approval, WorkspaceRole
@@ -93,7 +94,7 @@ def request(
         after={"workspace": tenant.slug, "wanted": allocation.wanted, "approver": approver},
         reason=asked.purpose,
     )
-    what = f"{gpus_of(allocation.wanted)} GPUs in {tenant.slug}"
+    what = f"{gpus(gpus_of(allocation.wanted))} in {tenant.slug}"
     text = f"{actor.name} asks for {what}" + (f": {asked.purpose}" if asked.purpose else ".")
     tell_deciders(tx, tenant, approver, "allocation.requested", allocation.id, allocation.id, text, actor)
     return allocation

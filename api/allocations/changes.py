@@ -18,6 +18,7 @@ from api.core import audit, clock, etags
 from api.core.access import Actor
 from api.core.errors import Exists, Invalid, NotFound, WrongState
 from api.core.ids import new_id
+from api.core.texts import gpus
 from api.settings import Settings
 from api.workspaces.models import Approval
 from api.workspaces.service import Tenant
@@ -136,7 +137,7 @@ def _sentence(change: AllocationChange) -> str:
     what = (
         f" to {change.asked['expires_at']}"
         if change.kind is Kind.EXTEND
-        else f" by {change.asked['gpus']} GPUs"
+        else f" by {gpus(change.asked['gpus'])}"
     )
     return what + (f": {change.asked['purpose']}" if "purpose" in change.asked else ".")
 

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from api.allocations.models import Allocation
 from api.core import notices
+from api.core.texts import gpus
 from api.workspaces.models import Scope
 from api.workspaces.quotas import QuotaExceeded
 from api.workspaces.service import Limit, Tenant
@@ -53,7 +54,7 @@ def _sentence(tenant: Tenant, limit: Limit, reached: int) -> str:
         Scope.MEMBER: f"A member of {tenant.slug}",
         Scope.ORGANISATION: f"The organisation of {tenant.slug}",
     }[limit.scope]
-    return f"{who} holds {reached} GPUs{of}, more than its soft limit of {limit.soft}."
+    return f"{who} holds {gpus(reached)}{of}, more than its soft limit of {limit.soft}."
 
 
 def _tell(tx: Session, tenant: Tenant, limit: Limit, reached: int, allocation: Allocation) -> None:

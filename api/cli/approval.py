@@ -14,6 +14,7 @@ from api.cli.client import Client, connect
 from api.cli.commands import group
 from api.cli.ledger import For, Id, Until, one_end, whole_id
 from api.cli.options import Json, Limit, Why, duration, is_id, moment, pick_id
+from api.core.texts import gpus
 
 of_workspaces, rules = group(), group()
 COLUMNS = ("id", "what", "workspace", "who", "asked", "for", "since", "purpose")
@@ -144,10 +145,13 @@ def set_rule(model: Model, by: By, as_json: Json = False) -> None:
     """Let claims of a GPU model need approval."""
     with connect() as client:
         row = client.send("PUT", f"/admin/approval-rules/{quote(model, safe='')}", {"approver": by.value})
+        known = row["model"] is None or client.get("/gpus", model=row["model"], limit=1)["items"]
     if as_json:
         output.emit(row)
     else:
         print(f"Claims of {row['model'] or 'any model'} are approved by: {row['approver']}.")
+    if not known:
+        output.say(f"No GPU of the fleet is of the model {row['model']} today; see `ironyard gpus`.")
 
 
 @rules.command("remove")
@@ -186,13 +190,13 @@ def _tell(found: Any, *, as_json: bool) -> None:
 
 def _row(row: Any) -> tuple[Any, ...]:
     many = row["asked"].get("gpus")
-    lasts = f"{row['duration_seconds']} s" if row["duration_seconds"] else None
+    lasts = output.length(row["duration_seconds"]) if row["duration_seconds"] else None
     return (
         row["id"],
         row["kind"],
         row["workspace"],
         row["requested_by"],
-        f"{many} GPUs" if many else None,
+        gpus(many) if many else None,
         f"until {output.since(row['expires_at'])}" if row["expires_at"] else lasts,
         output.since(row["requested_at"]),
         row["purpose"],

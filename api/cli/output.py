@@ -100,15 +100,19 @@ def since(value: str) -> str:
 def age(at: datetime) -> str:
     """In the two largest units."""
     seconds = round((datetime.now(UTC) - at).total_seconds())
-    left, parts = abs(seconds), []
+    if not seconds:
+        return "now"
+    return f"{length(seconds)} ago" if seconds > 0 else f"in {length(-seconds)}"
+
+
+def length(seconds: int) -> str:
+    """In the two largest units: `7 d`, `1 h 30 min`."""
+    left, parts = seconds, []
     for unit, name in ((DAY, "d"), (HOUR, "h"), (MINUTE, "min"), (1, "s")):
         amount, left = divmod(left, unit)
         if amount:
             parts.append(f"{amount} {name}")
-    amount_of_time = " ".join(parts[:2])
-    if not parts:
-        return "now"
-    return f"{amount_of_time} ago" if seconds > 0 else f"in {amount_of_time}"
+    return " ".join(parts[:2])
 
 
 def clean(text: str) -> str:

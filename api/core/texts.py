@@ -1,8 +1,15 @@
-"""Texts from elsewhere, made fit to be stored and sent: PostgreSQL takes no NUL, UTF-8 no lone surrogate."""
+"""Words of sentences, and texts from elsewhere, made fit to be stored and sent.
+
+PostgreSQL takes no NUL, UTF-8 no lone surrogate.
+"""
 
 from __future__ import annotations
 
 from typing import Any
+
+
+def gpus(count: int) -> str:
+    return "1 GPU" if count == 1 else f"{count} GPUs"
 
 
 def storable(found: Any) -> Any:

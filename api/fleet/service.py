@@ -21,7 +21,7 @@ from api.core.operations import syncs
 from api.core.operations.lifecycle import OPEN
 from api.core.operations.lifecycle import Event as OperationEvent
 from api.core.operations.models import Operation
-from api.core.texts import storable
+from api.core.texts import gpus, storable
 from api.fleet.lifecycle import LENDABLE, Event, State, advance
 from api.fleet.models import Gpu, Health, Host, HostPeriod
 from api.fleet.requests import HostCreate
@@ -174,8 +174,9 @@ def end_checks(tx: Session, actor: Actor, host_id: UUID, *, reason: str) -> None
 def refuse_held(tx: Session, host: Host) -> None:
     held = held_gpus(tx, host.id)
     if held:
+        them = "is held; release its allocation" if held == 1 else "are held; release their allocations"
         raise HostHeld(
-            f"{held} GPUs of {host.name} are held; release their allocations first.",
+            f"{gpus(held)} of {host.name} {them} first.",
             host_id=str(host.id),
             gpus_held=held,
         )

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from api.core.complaints import instead
+from api.core.texts import gpus
 from api.fleet.forecast import enough_at
 from api.fleet.lifecycle import LENDABLE
 from api.fleet.models import Health
@@ -46,10 +47,6 @@ def told(
     return CapacityExceeded(
         detail, asked=wanted.describe(), **counts, **several, enough_at=when.isoformat() if when else None
     )
-
-
-def gpus(count: int) -> str:
-    return "1 GPU" if count == 1 else f"{count} GPUs"
 
 
 def _why_not(tx: Session, wanted: Wanted, counts: dict[str, Any], when: datetime | None, at: datetime) -> str:

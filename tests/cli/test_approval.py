@@ -48,7 +48,10 @@ def test_a_request_is_listed_approved_and_renewed(cli: Cli, kim: Kim, fleet: Any
     text = kim("allocate", "--gpus", "2", "--for", "2h", "--purpose", "the paper")
     assert "requested" in text
     assert "the approval of an owner or admin" in text
-    assert "PURPOSE" in cli("requests")
+    heading, asked = cli("requests").splitlines()
+    assert "PURPOSE" in heading
+    assert "2 GPUs" in asked
+    assert " 2 h " in asked
     (row,) = cli.json("requests")
     assert row["purpose"] == "the paper"
     assert kim.json("requests") == []
@@ -100,3 +103,11 @@ def test_rules_say_who_approves_a_model(cli: Cli) -> None:
     cli("approval", "remove", "*")
     assert [row["model"] for row in cli.json("approval", "list")] == [H100]
     cli.refused("approval", "remove", "*", code=Exit.NOT_FOUND)
+
+
+def test_a_rule_for_a_model_that_nobody_has_says_so(cli: Cli, fleet: Any) -> None:
+    fleet("gpu-01")
+    cli("approval", "set", "H100", "--by", "operator")
+    assert "No GPU of the fleet is of the model H100 today" in cli.stderr
+    cli("approval", "set", "NVIDIA H100 80GB HBM3", "--by", "operator")
+    assert not cli.stderr
