@@ -129,8 +129,8 @@ def open_of(allocation_id: UUID) -> sa.ColumnElement[bool]:
     return sa.and_(own.allocation_id == allocation_id, own.closed_at.is_(None))
 
 
-def move_end(tx: Session, tenant: Tenant, allocation: Allocation, span: Window) -> None:
-    """Give a locked allocation whose window has not begun another end: the same GPUs, or none.
+def move_end(tx: Session, tenant: Tenant, allocation: Allocation, span: Window) -> list[UUID]:
+    """Give a locked allocation whose window has not begun another end, for the same GPUs (returned) or none.
 
     Raises QuotaExceeded, ReservationConflict.
     """
@@ -146,6 +146,7 @@ def move_end(tx: Session, tenant: Tenant, allocation: Allocation, span: Window) 
     tx.execute(sa.update(RESERVATIONS).where(mine).values(closed_at=clock.now()))
     moved = {"ends_at": span.ends_at, "free_at": span.free_at}
     tx.execute(sa.insert(RESERVATIONS), [row | moved | {"id": new_id()} for row in rows])
+    return gpu_ids
 
 
 def refuse_reserved(tx: Session, gpu_ids: Sequence[UUID], besides: UUID, span: Window) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -13,7 +13,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from api.allocations import approvals, booking, limits, spending, usage, waiting, window
+from api.allocations import approvals, backfill, booking, limits, spending, usage, waiting, window
 from api.allocations.lifecycle import Event, State, advance
 from api.allocations.limits import check_quota
 from api.allocations.models import Allocation, ClaimRequest, GroupRequest, HeldGpu, Hold, Placement
@@ -101,16 +101,13 @@ def _reserve(
     tx: Session, actor: Actor, tenant: Tenant, allocation: Allocation, span: Window, settings: Settings
 ) -> Claimed:
     """Set GPUs aside, unless that holds up a claim that waits. The answer's GPUs are not held yet."""
-
-    def reserve() -> Claimed:
-        groups = wanted_groups(allocation.wanted)
+    groups = wanted_groups(allocation.wanted)
+    heads = backfill.before(tx, allocation, settings)
+    with backfill.considerately(tx, allocation, span, heads, settings) as hosts:
         with spending.tracked(tx, tenant, allocation) as warnings:
             chosen = booking.reserve(tx, actor, tenant, allocation, span, groups, settings)
-        return Claimed(allocation, tenant.slug, [held(gpu) for gpu in chosen], warnings)
-
-    heads = waiting.before(tx, allocation, settings) if waiting.anyone(tx) else []
-    made = waiting.unless_held_up(tx, allocation, span, heads, settings, reserve)
-    return replace(made, gpus=[])
+        hosts.update(gpu.host_id for gpu in chosen)
+    return Claimed(allocation, tenant.slug, [], warnings)
 
 
 def grant(

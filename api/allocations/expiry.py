@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from api.allocations import approvals, booking, service, spending, usage, window
+from api.allocations import approvals, backfill, booking, service, spending, usage, window
 from api.allocations.lifecycle import Event, State, advance
 from api.allocations.limits import check_quota
 from api.allocations.models import Allocation, Hold
@@ -50,20 +50,26 @@ def extend(tx: Session, actor: Actor, allocation_id: UUID, end: datetime, settin
 
     Raises Invalid for an end that is past or too far off, WrongState, ReservationConflict where somebody has
     reserved one of the GPUs (with the latest end that is possible), QuotaExceeded where the time added would
-    take what the workspace has reserved, and BudgetExceeded.
+    take what the workspace has reserved, BudgetExceeded, and CapacityExceeded where it would hold up a claim
+    that waits; operators may do that.
     """
     tenant, allocation = approvals.lock(tx, actor, allocation_id)
     after = advance(allocation.state, Event.EXTEND)
     before = service.begun(allocation.expires_at)
-    with spending.tracked(tx, tenant, allocation):
+    span = _span(allocation, after, end, settings)
+    later = span.ends_at > service.begun(allocation.ends_at)
+    heads = backfill.before(tx, allocation, settings) if later and not actor.operates else []
+    with (
+        spending.tracked(tx, tenant, allocation),
+        backfill.considerately(tx, allocation, span, heads, settings) as hosts,
+    ):
         if after is State.RESERVED:
-            span = _reserved(allocation, end, settings)
-            booking.move_end(tx, tenant, allocation, span)
+            gpu_ids = booking.move_end(tx, tenant, allocation, span)
         else:
-            now = clock.now()
-            span = window.between(now, window.checked_end(end, now, settings), settings)
-            _hold_until(tx, tenant, allocation, span)
+            gpu_ids = _hold_until(tx, tenant, allocation, span)
         allocation.expires_at, allocation.ends_at = span.expires_at, span.ends_at
+        if heads:
+            hosts.update(windows.hosts_of(tx, gpu_ids))
     audit.record(
         tx,
         actor,
@@ -75,6 +81,13 @@ def extend(tx: Session, actor: Actor, allocation_id: UUID, end: datetime, settin
     return allocation
 
 
+def _span(allocation: Allocation, after: State, end: datetime, settings: Settings) -> Window:
+    if after is State.RESERVED:
+        return _reserved(allocation, end, settings)
+    now = clock.now()
+    return window.between(now, window.checked_end(end, now, settings), settings)
+
+
 def _reserved(allocation: Allocation, end: datetime, settings: Settings) -> Window:
     """It may be late already: its end must be ahead as well."""
     window.checked_end(end, clock.now(), settings)
@@ -82,13 +95,14 @@ def _reserved(allocation: Allocation, end: datetime, settings: Settings) -> Wind
     return window.between(begin, window.checked_end(end, begin, settings), settings, later=True)
 
 
-def _hold_until(tx: Session, tenant: Tenant, allocation: Allocation, span: Window) -> None:
+def _hold_until(tx: Session, tenant: Tenant, allocation: Allocation, span: Window) -> list[UUID]:
     ends_at = service.begun(allocation.ends_at)
     if span.ends_at > ends_at:
         _check_quota(tx, tenant, allocation, replace(span, starts_at=ends_at))
     gpu_ids = windows.lock_held(tx, allocation.id)
     booking.refuse_reserved(tx, gpu_ids, allocation.id, span)
     placement.hold_until(tx, allocation.id, span.free_at)
+    return gpu_ids
 
 
 def _check_quota(tx: Session, tenant: Tenant, allocation: Allocation, added: Window) -> None:

@@ -12,7 +12,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from api.allocations import claims, expiry, service, spending, usage, window
+from api.allocations import backfill, claims, expiry, service, spending, usage, window
 from api.allocations.approval_models import AllocationChange, Kind
 from api.allocations.lifecycle import Event, advance
 from api.allocations.limits import check_quota
@@ -66,13 +66,18 @@ def grow(
     limits = usage.now(tx, tenant, allocation.requested_by_id, span, allocation.id)
     later = limits is not tenant
     check_quota(limits, Counter({ALL_MODELS: gpus}), later=later)
-    with spending.tracked(tx, tenant, allocation):
+    heads = backfill.before(tx, allocation, settings)
+    with (
+        spending.tracked(tx, tenant, allocation),
+        backfill.considerately(tx, allocation, span, heads, settings) as hosts,
+    ):
         taken, since, _ = placement.take(
             tx, actor, [wanted], allocation.id, span.starts_at, until=span.free_at
         )
         models = Counter(gpu.model for gpu in taken)
         check_quota(limits, models + Counter({ALL_MODELS: len(taken)}), later=later)
         _add(tx, actor, allocation, group, taken, since, settings)
+        hosts.update(gpu.host_id for gpu in taken)
 
 
 def _rest(allocation: Allocation, settings: Settings) -> Window:

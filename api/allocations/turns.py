@@ -16,10 +16,11 @@ from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from api.allocations import demands, preemption, service, waiting
+from api.allocations.backfill import Head, WaitsFor
 from api.allocations.lifecycle import Event, State
 from api.allocations.limits import QuotaExceeded, check_quota
 from api.allocations.models import Allocation
-from api.allocations.waiting import Head, Waiting, WaitsFor
+from api.allocations.waiting import Waiting
 from api.core import clock, notices
 from api.core.access import Actor
 from api.core.db import Database

@@ -6,28 +6,27 @@ it could still begin as early as without it, by the known ends. (EASY backfill, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from api.allocations import claims, demands, preemption, shares
+from api.allocations import backfill, claims, demands, preemption, shares
+from api.allocations.backfill import WaitsFor
 from api.allocations.lifecycle import Event, State, advance
 from api.allocations.limits import QuotaExceeded, check_quota
 from api.allocations.models import Allocation
 from api.allocations.window import Window
 from api.core import audit, clock
 from api.core.access import Actor
-from api.core.db import is_sqlite
 from api.core.errors import Conflict, Forbidden
 from api.fleet import pool as fleet_pool
 from api.fleet.placement import CapacityExceeded
-from api.fleet.pool import SOON, Demand, Pool
+from api.fleet.pool import SOON, Demand
 from api.workspaces.models import WorkspaceRole
 
 if TYPE_CHECKING:
@@ -35,17 +34,7 @@ if TYPE_CHECKING:
     from api.settings import Settings
     from api.workspaces.service import Tenant
 
-HEADS = 8  # of those that come first so many are looked after
-SERIALIZE = sa.text("SELECT pg_advisory_xact_lock(7308898)")
-ANYONE = sa.select(sa.exists().where(col(Allocation.state) == sa.literal_column("'queued'")))
 PRIVILEGED = frozenset({WorkspaceRole.OWNER, WorkspaceRole.ADMIN})
-
-
-class WaitsFor(StrEnum):
-    CAPACITY = "capacity"
-    QUOTA = "quota"
-    TURN = "turn"  # there are GPUs, and taking them would hold up somebody before it
-    BUDGET = "budget"
 
 
 REASONS = {
@@ -62,17 +51,6 @@ class Waiting:
     allocation: Allocation
     position: int
     share: int
-
-
-class Head(NamedTuple):
-    """One that comes first, and when it is to begin as was last forecast; None where that is not known."""
-
-    demand: Demand
-    start: datetime | None
-
-
-def anyone(tx: Session) -> bool:
-    return bool(tx.execute(ANYONE).scalar_one())
 
 
 def check_priority(actor: Actor, tenant: Tenant, priority: int) -> None:
@@ -117,7 +95,7 @@ def place(
 
     Raises QuotaExceeded and CapacityExceeded where it does not wait, or would wait in vain.
     """
-    heads = before(tx, allocation, settings) if anyone(tx) else []
+    heads = backfill.before(tx, allocation, settings)
     try:
         if not wait and not heads:
             return claims.grant(tx, actor, tenant, allocation, span, settings)
@@ -129,38 +107,13 @@ def place(
         return enqueue(tx, actor, tenant, allocation, short, settings)
 
 
-def before(tx: Session, allocation: Allocation, settings: Settings) -> list[Head]:
-    """Those that wait for capacity that this one competes for, and come before it."""
-    why = col(Allocation.why)
-    is_owed = why["yielding"].as_string().is_not(None)
-    rows = tx.execute(
-        sa.select(Allocation)
-        .where(
-            col(Allocation.state) == State.QUEUED,
-            col(Allocation.id) != allocation.id,
-            why["waits_for"].as_string() == WaitsFor.CAPACITY.value,
-            sa.or_(col(Allocation.priority) >= allocation.priority, is_owed),
-        )
-        .order_by(is_owed.desc(), col(Allocation.priority).desc(), col(Allocation.id))
-        .limit(HEADS * 8)
-    ).scalars()
-    own = demands.of(allocation, settings)
-    heads = [Head(demands.of(row, settings), _enough_at(row)) for row in rows]
-    return [head for head in heads if head.demand.competes(own)]
-
-
-def _enough_at(row: Allocation) -> datetime | None:
-    known = (row.why or {}).get("enough_at")
-    return datetime.fromisoformat(known) if known else None
-
-
 def considerate(
     tx: Session,
     actor: Actor,
     tenant: Tenant,
     allocation: Allocation,
     span: Window,
-    heads: Sequence[Head],
+    heads: Sequence[backfill.Head],
     settings: Settings,
 ) -> Claimed:
     """Grant it unless that holds up one of `heads`; a refusal leaves no trace.
@@ -170,61 +123,15 @@ def considerate(
     """
     kept = allocation.model_dump()
     try:
-        return unless_held_up(
-            tx,
-            allocation,
-            span,
-            heads,
-            settings,
-            lambda: claims.grant(tx, actor, tenant, allocation, span, settings),
-        )
+        with backfill.considerately(tx, allocation, span, heads, settings) as hosts:
+            made = claims.grant(tx, actor, tenant, allocation, span, settings)
+            hosts.update(gpu.host_id for gpu in made.gpus)
     except Conflict:
         if not sa.inspect(allocation).persistent:
             for name, value in kept.items():
                 setattr(allocation, name, value)
         raise
-
-
-def unless_held_up(
-    tx: Session,
-    allocation: Allocation,
-    span: Window,
-    heads: Sequence[Head],
-    settings: Settings,
-    take: Callable[[], Claimed],
-) -> Claimed:
-    """What `take` does for the allocation, holding GPUs now or setting them aside for its window.
-
-    It is taken back if that holds up one of `heads`: raises CapacityExceeded, and whatever `take` does.
-    """
-    touched = [head.demand for head in heads if head.start is None or span.free_at > head.start]
-    touched = list(dict.fromkeys(touched))[:HEADS]
-    with tx.begin_nested():
-        if touched and not is_sqlite(tx):
-            tx.execute(SERIALIZE)  # two at once, each harmless by itself, could together hold up a third
-        now = clock.now()
-        pool = demands.pool(tx, touched, now, settings) if touched else None
-        made = take()
-        if pool is not None and _holds_up(tx, pool, touched, made, settings):
-            raise _ahead(allocation, len(touched))
-        return made
-
-
-def _holds_up(tx: Session, pool: Pool, heads: Sequence[Demand], made: Claimed, settings: Settings) -> bool:
-    hosts = {gpu.host_id for gpu in made.gpus} or None
-    after = pool.with_hosts(demands.pool(tx, heads, pool.now, settings, hosts=hosts))
-    starts = [(head, pool.start(head)) for head in heads]
-    return any(start is not None and not after.can(head, start) for head, start in starts)
-
-
-def _ahead(allocation: Allocation, number: int) -> CapacityExceeded:
-    waiters = "1 claim waits" if number == 1 else f"{number} claims wait"
-    return CapacityExceeded(
-        f"{waiters} for the same GPUs and would be held up. Ask for a shorter time or for other GPUs, "
-        "or queue as well with wait=true.",
-        asked=allocation.wanted,
-        ahead=number,
-    )
+    return made
 
 
 def _refuse_in_vain(tx: Session, short: Conflict, tenant: Tenant, demand: Demand) -> None:

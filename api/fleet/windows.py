@@ -67,8 +67,11 @@ def lock_held(tx: Session, holder: UUID) -> list[UUID]:
 
 def lock_hosts_of(tx: Session, gpu_ids: Sequence[UUID]) -> None:
     """Their hosts with all of their GPUs, locked in the order that every claim keeps to."""
-    hosts = tx.execute(sa.select(GPU.c.host_id).where(GPU.c.id.in_(gpu_ids)).distinct()).scalars()
-    seizing.lock_hosts(tx, sorted(hosts))
+    seizing.lock_hosts(tx, sorted(hosts_of(tx, gpu_ids)))
+
+
+def hosts_of(tx: Session, gpu_ids: Sequence[UUID]) -> set[UUID]:
+    return set(tx.execute(sa.select(GPU.c.host_id).where(GPU.c.id.in_(gpu_ids))).scalars())
 
 
 def name(tx: Session, gpu_id: UUID) -> str:

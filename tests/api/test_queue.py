@@ -286,6 +286,52 @@ def test_what_is_left_over_beside_the_head_is_lent_for_any_time(client: Client, 
     assert problem["ahead"] == 1
 
 
+def extend(client: Client, allocation_id: str, hours: float) -> dict[str, Any]:
+    row = client.ok("GET", f"{CLAIMS}/{allocation_id}")
+    end = datetime.fromisoformat(row["created_at"]) + timedelta(hours=hours)
+    return {"path": f"{CLAIMS}/{allocation_id}/extend", "json": {"expires_at": end.isoformat()}}
+
+
+def test_a_later_end_does_not_push_back_who_waits(client: Client, fleet: Any, serve: Any) -> None:
+    """The holder is the last in line for more time; whoever operates the platform may put them first."""
+    quota(client)
+    fleet("a", gpus=4), fleet("b", gpus=1, model=L40S)
+    owner, user = member(client, "default", "owner"), member(client, "default")
+    hold(client, 1, 10 * DAY, model=H100)
+    first = hold(owner, 1, 2 * HOUR, model=H100, priority=1)
+    held, other = hold(user, 2, 2 * HOUR, model=H100), hold(user, 1, 2 * HOUR, model=L40S)
+    user.ok("POST", **extend(user, held, 3))  # nobody waits
+    head = wait(client, 2, HOUR, model=H100)
+    planned = seen(client, head)["enough_at"]
+    end = datetime.fromisoformat(client.ok("GET", f"{CLAIMS}/{held}")["expires_at"])
+    assert datetime.fromisoformat(planned) == end + timedelta(minutes=15)
+    code = "capacity-exceeded"
+    problem = user.problem("POST", status=409, code=code, **extend(user, held, 4))
+    assert (problem["ahead"], datetime.fromisoformat(problem["latest"])) == (1, end)
+    assert datetime.fromisoformat(client.ok("GET", f"{CLAIMS}/{held}")["expires_at"]) == end
+    user.ok("POST", **extend(user, other, 90))  # of no use to the head
+    owner.ok("POST", **extend(owner, first, 2.9))  # the head begins no later for it
+    serve()
+    assert seen(client, head)["enough_at"] == planned
+    owner.ok("POST", **extend(owner, first, 5))  # comes before the head
+    client.ok("POST", **extend(client, held, 6))  # by an operator
+    serve()
+    assert seen(client, head)["enough_at"] > planned
+    release(client, head)
+    user.ok("POST", **extend(user, held, 7))
+
+
+def test_what_grows_does_not_push_back_who_waits(client: Client, fleet: Any) -> None:
+    quota(client)
+    fleet("a", gpus=4)
+    long, short = hold(client, 1, 10 * DAY), hold(client, 1, 2 * HOUR)
+    hold(client, 1, 3 * HOUR)
+    wait(client, 3, HOUR)
+    grow, code = {"kind": "grow", "gpus": 1}, "capacity-exceeded"
+    assert client.problem("POST", f"{CLAIMS}/{long}/changes", 409, code, json=grow)["ahead"] == 1
+    client.ok("POST", f"{CLAIMS}/{short}/changes", 201, json=grow)  # is free again when the head can begin
+
+
 def test_a_claim_of_higher_priority_goes_first(client: Client, fleet: Any) -> None:
     quota(client)
     fleet("a", gpus=2)
