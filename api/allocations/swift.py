@@ -22,6 +22,7 @@ from api.allocations.models import AllocationRead, ClaimRequest, HeldGpu, Placem
 from api.core import clock
 from api.core.access import Actor
 from api.core.db import is_sqlite
+from api.core.errors import Invalid
 from api.core.ids import new_id
 from api.core.retries import OutcomeUnknown
 from api.settings import Settings
@@ -55,12 +56,15 @@ def claim(tx: Session, actor: Actor, asked: ClaimRequest, settings: Settings) ->
     """The allocation; None when nothing was done and `claims.claim` is to be asked.
 
     It is committed; in a transaction that has begun already (with an Idempotency-Key) it is part of that.
-    Raises Invalid for its times, and OutcomeUnknown when the database went away before it had answered.
+    Raises OutcomeUnknown when the database went away before it had answered.
     """
     if is_sqlite(tx) or not simple(asked):
         return None
     now = clock.now()
-    span = window.of(asked, now, settings)
+    try:
+        span = window.of(asked, now, settings)
+    except Invalid:
+        return None  # the long way says so, to those who may claim there
     allocation_id = new_id()
     wanted = claims.describe(asked)
     by_id = _as_uuid(asked.workspace)
