@@ -64,7 +64,9 @@ def plan(
         return []
     now = clock.now()
     preempt_at = now + timedelta(seconds=settings.preemption_notice)
-    freed = window.free_at(preempt_at, settings)
+    freed = max(
+        window.free_at(preempt_at, settings), now + fleet_pool.SOON
+    )  # no pool knows of anything sooner
     demand = demands.of(allocation, settings)
     pool = _pool(tx, allocation, demand, now, settings)
     start = pool.start(demand)

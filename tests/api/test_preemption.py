@@ -51,6 +51,23 @@ def notices(database: Database, subject: str) -> list[str]:
         return [row.kind for row in tx.execute(statement).scalars()]
 
 
+def test_it_yields_also_where_notice_and_clean_take_less_than_a_minute(
+    client: Client, fleet: Any, database: Database, settings: Settings
+) -> None:
+    quota(client)
+    workspace(client, "cheap")
+    fleet("a", gpus=2)
+    victim = hold(client, 2, preemptible=True, workspace="cheap")
+    claim = wait(client, 2)
+    brief = settings.model_copy(update={"preemption_notice": 10, "cleaning_gap": 10})
+    turns.serve(database, SYSTEM, brief)
+    assert planned(client, victim) == [True]
+    with time_machine.travel(clock.now() + timedelta(seconds=11), tick=False):
+        turns.serve(database, SYSTEM, brief)
+        assert state(client, victim) == "preempted"
+    assert state(client, claim) == "queued"
+
+
 def test_it_yields_after_a_notice_and_the_gpus_go_to_whom_it_yielded_to(
     client: Client, fleet: Any, serve: Any, database: Database
 ) -> None:
