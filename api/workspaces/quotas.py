@@ -52,9 +52,10 @@ class QuotaExceeded(Conflict):
             Scope.MEMBER: f"You may hold {what} in {workspace}",
             Scope.ORGANISATION: f"The organisation of {workspace} may hold {what}",
         }[scope]
-        uses = f"{used} are held or reserved at that time" if later else f"{used} are held"
+        are = "1 is" if used == 1 else f"{used} are"
+        uses = f"{are} held or reserved at that time" if later else f"{are} held"
         super().__init__(
-            f"{whose}, and {uses}; {asked} more were asked for. "
+            f"{whose}, and {uses}; {asked} more {'was' if asked == 1 else 'were'} asked for. "
             "Release some or ask an administrator for more.",
             workspace=workspace,
             scope=scope,

@@ -93,7 +93,7 @@ def test_a_gpu_marked_as_held_without_a_hold_is_freed(watch: Watch, host: UUID, 
     assert of_gpu["action"] == "free-gpus"
     watch.client.problem("POST", f"{ADMIN}/{of_host['id']}/act", 409, "host-not-idle", json=WHY)
     assert watch.scan(600, **policy).acted == 1, "the host's own finding has to wait for its GPU's"
-    assert "GPUs of gpu-01 are held" in watch.one(unresolved=True)["evidence"]["not_acted"]
+    assert "1 GPU of gpu-01 is held" in watch.one(unresolved=True)["evidence"]["not_acted"]
     assert detail(watch.client, host)["state"] == "reclaiming"
     assert not any(one["held_by"] for one in detail(watch.client, host)["gpu_list"])
     assert watch.scan(900, **policy).unresolved == 0
