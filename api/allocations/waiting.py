@@ -24,9 +24,8 @@ from api.allocations.window import Window
 from api.core import audit, clock
 from api.core.access import Actor
 from api.core.errors import Conflict, Forbidden
-from api.fleet import pool as fleet_pool
 from api.fleet.placement import CapacityExceeded
-from api.fleet.pool import SOON, Demand
+from api.fleet.pool import SOON, Demand, Pool
 from api.workspaces.models import WorkspaceRole
 
 if TYPE_CHECKING:
@@ -103,8 +102,10 @@ def place(
     except (QuotaExceeded, CapacityExceeded) as short:
         if not wait:
             raise preemption.told(tx, short, allocation, settings) from None
-        _refuse_in_vain(tx, short, tenant, demands.of(allocation, settings))
-        return enqueue(tx, actor, tenant, allocation, short, settings)
+        demand = demands.of(allocation, settings)
+        pool = demands.pool(tx, [demand], clock.now(), settings)
+        _refuse_in_vain(short, tenant, demand, pool)
+        return enqueue(tx, actor, tenant, allocation, short, pool.start(demand), settings)
 
 
 def considerate(
@@ -134,11 +135,11 @@ def considerate(
     return made
 
 
-def _refuse_in_vain(tx: Session, short: Conflict, tenant: Tenant, demand: Demand) -> None:
+def _refuse_in_vain(short: Conflict, tenant: Tenant, demand: Demand, pool: Pool) -> None:
     """Raises what is short where no release can help: the quotas or the fleet are too small."""
     unused = tuple(replace(limit, used=0) for limit in tenant.limits)
     check_quota(replace(tenant, limits=unused), demands.gpus(demand))
-    if not fleet_pool.read(tx, [demand], clock.now(), timedelta(0)).ever(demand):
+    if not pool.ever(demand):
         if isinstance(short, CapacityExceeded):
             short.detail += " The fleet has too few: waiting would not help."
             raise short
@@ -146,9 +147,15 @@ def _refuse_in_vain(tx: Session, short: Conflict, tenant: Tenant, demand: Demand
 
 
 def enqueue(
-    tx: Session, actor: Actor, tenant: Tenant, allocation: Allocation, short: Conflict, settings: Settings
+    tx: Session,
+    actor: Actor,
+    tenant: Tenant,
+    allocation: Allocation,
+    short: Conflict,
+    start: datetime | None,
+    settings: Settings,
 ) -> Claimed:
-    """Queue a claim that is new, or approved now."""
+    """Queue a claim that is new, or approved now; `start`: when it can be granted, as far as is known."""
     if sa.inspect(allocation).persistent:
         allocation.state = advance(allocation.state, Event.QUEUE)
     else:
@@ -159,8 +166,6 @@ def enqueue(
     allocation.why = {}
     tx.flush()
     position = next(one.position for one in line(tx, settings) if one.allocation.id == allocation.id)
-    demand = demands.of(allocation, settings)
-    start = demands.pool(tx, [demand], clock.now(), settings).start(demand)
     allocation.why = note(allocation, short, position, start)
     tx.flush()
     after = {"workspace": tenant.slug, "priority": allocation.priority} | allocation.why

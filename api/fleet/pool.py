@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -238,12 +238,24 @@ def _known_from(now: datetime) -> sa.ColumnElement[datetime]:
     )
 
 
-def _may_serve(groups: Sequence[Wanted]) -> sa.ColumnElement[bool]:
-    """By model, where every group names one; a whole host may have GPUs of several."""
-    models = {group.model for group in groups}
-    if None in models or any(group.exclusive_host for group in groups):
+def _may_serve(groups: Collection[Wanted]) -> sa.ColumnElement[bool]:
+    """What one of the groups could use, labels and MIG profiles aside; of whole hosts every GPU counts."""
+    if any(group.exclusive_host for group in groups):
         return sa.true()
-    return GPU.c.model.in_(sorted(model for model in models if model))
+    return sa.or_(sa.false(), *(sa.and_(sa.true(), *_asked(group)) for group in dict.fromkeys(groups)))
+
+
+def _asked(group: Wanted) -> Iterator[sa.ColumnElement[bool]]:
+    if group.model is not None:
+        yield GPU.c.model == group.model
+    if group.memory_mib is not None:
+        yield GPU.c.memory_mib >= group.memory_mib
+    if group.region is not None:
+        yield GPU.c.region == group.region
+    if group.nvlink:
+        yield GPU.c.nvlink_domain.is_not(None)
+    if group.mig_profile is not None:
+        yield GPU.c.mig_mode.is_not(None)
 
 
 def _slot(row: Any, labels: Mapping[str, str], now: datetime, soon: datetime, gap: timedelta) -> Slot:
