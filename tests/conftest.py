@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import functools
+import gc
+import hashlib
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pwdlib import PasswordHash
@@ -19,9 +24,17 @@ from api.main import create_app
 from api.migrations import upgrade
 from api.settings import Settings
 from tests.support import ledger
-from tests.support.postgres import PostgresServer, server_programs
+from tests.support.postgres import PostgresServer, memory, server_programs
 
 ROOT = Path(__file__).resolve().parent.parent
+SECRETS = ("token-secret", "encryption-secret", "proof-secret")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays until the end: full collections need not look at it each time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,6 +44,45 @@ def _cheap_passwords() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(identity, "_hasher", lambda: weak)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _keys_are_derived_once() -> Iterator[None]:
+    """The key that follows from a secret is always the same; `settings` gives all tests the same secrets."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashlib, "scrypt", functools.cache(hashlib.scrypt))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _statements_are_compiled_once() -> Iterator[None]:
+    """The platform's engines of one kind share a dialect and what it has compiled: each test has its own."""
+    first: dict[str, sa.Engine] = {}
+    create = sa.create_engine
+
+    def create_engine(url: Any, **more: Any) -> sa.Engine:
+        made = create(url, **more)
+        if sys._getframe(1).f_globals["__name__"] != "api.core.db":
+            return made
+        known = first.get(made.dialect.name)
+        if known is None or known.dialect.server_version_info is None:  # it has not connected yet
+            first[made.dialect.name] = made
+        else:
+            made.dialect, made._compiled_cache = known.dialect, known._compiled_cache
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sa, "create_engine", create_engine)
+        yield
+
+
+@pytest.fixture(scope="session")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with nothing but a development platform's secrets."""
+    made = Settings(_env_file=None, data_dir=tmp_path_factory.mktemp("secrets"))
+    for key in ("signing_key", "encryption_key", "proof_key"):
+        getattr(made, key)
+    return made.data_dir
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +99,7 @@ def postgres() -> Iterator[PostgresServer]:
     programs = server_programs()
     if programs is None:
         pytest.skip("PostgreSQL's server programs are not installed (`make setup` as root installs them)")
-    server = PostgresServer(programs)
+    server = PostgresServer(programs, place=memory())
     server.start()
     yield server
     server.stop()
@@ -83,7 +135,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 
 @pytest.fixture
-def settings(database_url: str, tmp_path: Path) -> Settings:
+def settings(database_url: str, secrets: Path, tmp_path: Path) -> Settings:
+    for name in SECRETS:
+        shutil.copy(secrets / name, tmp_path)
     return Settings(_env_file=None, data_dir=tmp_path, database_url=database_url)
 
 
