@@ -25,8 +25,8 @@ from tests.support.ledger import SYSTEM
 # of one lab host that a tenant with root had used, without the arguments
 EVENTS = json.loads((Path(__file__).parent / "recordings" / "reclaim-events.json").read_text())
 HOSTS = 200
-SETTLED = 40  # hosts after which caches and pools have their size
-GROWTH = 1 << 20  # bytes
+SETTLED = 160  # hosts after which memory is watched: watching makes every host many times dearer
+GROWTH = 1 << 18  # bytes, over the other forty
 
 
 class Replay:
@@ -53,12 +53,13 @@ def used() -> int:
 
 # the memory is the process's own, whatever the database
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_two_hundred_hosts_events_take_no_more_memory_than_forty(database: Database) -> None:
+def test_the_events_of_two_hundred_hosts_are_kept_and_none_stays_in_memory(database: Database) -> None:
     executor = Executor(database, {"test.replay": Replay()}, "w1", attempts=3)
-    tracemalloc.start()
     try:
         early = 0
         for number in range(HOSTS):
+            if number == SETTLED:
+                tracemalloc.start()
             with database.transaction() as tx:
                 operation = service.create(
                     tx, SYSTEM, "test.replay", subject_id=new_id(), subject=f"h{number}"
@@ -67,7 +68,7 @@ def test_two_hundred_hosts_events_take_no_more_memory_than_forty(database: Datab
                 operation_id = operation.id
             executor.run(operation_id)
             if number == SETTLED:
-                early = used()
+                early = used()  # this host's own caches are traced now
         assert used() - early < GROWTH
     finally:
         tracemalloc.stop()

@@ -13,7 +13,7 @@ import pytest
 from tests.bench import claims
 from tests.support.server import api_server
 
-ROUNDS = int(os.environ.get("IRONYARD_RACE_ROUNDS", "80"))
+ROUNDS = int(os.environ.get("IRONYARD_RACE_ROUNDS", "24"))
 RACERS = 16
 
 
