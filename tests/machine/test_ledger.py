@@ -17,7 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.machine.machine import LedgerMachine
 from tests.machine.stage import Template, furnish
 
-STEPS = int(os.environ.get("IRONYARD_MACHINE_STEPS", "1500"))
+STEPS = int(os.environ.get("IRONYARD_MACHINE_STEPS", "800"))
 STEPS_A_TRY = 100
 ENGINES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
@@ -44,8 +44,9 @@ def tries(number: int, **more: object) -> settings:
 
 def test_every_promise_is_kept_after_every_step(template: Template) -> None:
     machine = type("Machine", (LedgerMachine,), {"template": template, "steps": 0})
-    run_state_machine_as_test(machine, settings=tries(max(1, STEPS // STEPS_A_TRY)))
-    assert machine.steps >= STEPS * 0.9
+    while machine.steps < STEPS:  # a try can be shorter than it might be
+        left = STEPS - machine.steps
+        run_state_machine_as_test(machine, settings=tries(max(1, left // STEPS_A_TRY)))
 
 
 def drop_what_forbids_overlaps(connection: sa.Connection) -> None:
