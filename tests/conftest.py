@@ -181,6 +181,11 @@ class Client(TestClient):
         other.headers["Authorization"] = f"Bearer {token['access_token']}"
         return other
 
+    def outlast_sessions(self) -> None:
+        """Go on with an API key: it does not end when a test sets the clock forward."""
+        made = self.ok("POST", "/api/v1/api-keys", 201, json={"name": "time traveller"})
+        self.headers["Authorization"] = f"Bearer {made['key']}"
+
     def as_new(self, role: str, email: str | None = None) -> Client:
         """Create a user with `role` and sign in as them."""
         email = email or f"{role}-{uuid.uuid4().hex[:6]}@example.org"

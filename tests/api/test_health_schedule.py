@@ -138,8 +138,7 @@ def look_after(database: Database, settings: Settings) -> tuple[int, int]:
 @pytest.fixture
 def key(client: Client) -> Client:
     """The client with a key that does not end with the session."""
-    made = client.ok("POST", "/api/v1/api-keys", 201, json={"name": "time traveller"})["key"]
-    client.headers["Authorization"] = f"Bearer {made}"
+    client.outlast_sessions()
     return client
 
 

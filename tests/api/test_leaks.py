@@ -24,8 +24,7 @@ LATER = WINDOW + 1
 
 @pytest.fixture
 def watch(client: Client, database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Watch:
-    made = client.ok("POST", "/api/v1/api-keys", 201, json={"name": "time traveller"})["key"]
-    client.headers["Authorization"] = f"Bearer {made}"
+    client.outlast_sessions()
     fake = Fake()
     monkeypatch.setattr(runner, "Prometheus", fake)
     return Watch(client, database, settings, fake)
