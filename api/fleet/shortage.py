@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -19,14 +18,23 @@ from api.fleet.rooms import GPU, HOST, UNTIL, View, free_later, free_now, matche
 from api.fleet.wanted import CapacityExceeded, Wanted
 
 MOST_NAMES = 50  # of models or regions that an answer lists
-# Why a GPU that matches cannot be had, the first that applies, and what a person reads of so many of them.
+# Why a GPU that matches cannot be had, the first that applies, and what a person reads of one or several.
 SENTENCES = {
-    "held": "are held",
-    "away": "are on hosts that are being cleaned, enrolled or repaired",
-    "cordoned": "are on cordoned hosts",
-    "unwell": "are out of the pool: their last health check failed",
-    "unchecked": "wait for a health check of their host",
-    "reserved": "are reserved for a time before this claim would end",
+    "held": ("is held", "are held"),
+    "away": (
+        "is on a host that is being cleaned, enrolled or repaired",
+        "are on hosts that are being cleaned, enrolled or repaired",
+    ),
+    "cordoned": ("is on a cordoned host", "are on cordoned hosts"),
+    "unwell": (
+        "is out of the pool: its last health check failed",
+        "are out of the pool: their last health check failed",
+    ),
+    "unchecked": ("waits for a health check of its host", "wait for a health check of their host"),
+    "reserved": (
+        "is reserved for a time before this claim would end",
+        "are reserved for a time before this claim would end",
+    ),
 }
 
 
@@ -86,10 +94,9 @@ def _detail(wanted: Wanted, counts: dict[str, Any]) -> str:
         detail += " They are not on one host (or not in one NVLink domain, or not a whole host)."
     elif free >= wanted.count:
         detail += " They are not enough beside the other groups."
-    for name, sentence in SENTENCES.items():
+    for name, (one, many) in SENTENCES.items():
         if counts[name]:
-            does = re.sub(r"^are ", "is ", sentence) if counts[name] == 1 else sentence
-            detail += f" {counts[name]} {does}."
+            detail += f" {counts[name]} {one if counts[name] == 1 else many}."
     return detail
 
 

@@ -26,7 +26,7 @@ def test_a_sick_gpu_leaves_the_pool_and_the_rest_of_its_host_stays(
     assert gpu["health_reasons"] == ["ecc: as read"]
     refused = client.problem("POST", CLAIMS, 409, "capacity-exceeded", json={"gpus": 3})
     assert (refused["free"], refused["unwell"], refused["unchecked"]) == (2, 1, 0)
-    assert "1 are out of the pool: their last health check failed" in refused["detail"]
+    assert "1 is out of the pool: its last health check failed" in refused["detail"]
     client.ok("POST", CLAIMS, 201, json={"gpus": 2})
 
 
