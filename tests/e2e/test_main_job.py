@@ -199,7 +199,7 @@ def test_a_lent_host_is_refused_by_hand_before_any_task(platform: Platform, flee
     allocation = platform.ok("POST", "/api/v1/allocations", 201, json=claim)
     played = play(platform, "reclaim", BIG)
     assert played.returncode != 0
-    assert "are held" in played.stdout + played.stderr
+    assert "1 GPU of e2e" in played.stdout + played.stderr
     assert "TASK" not in played.stdout
     assert platform.host(fleet[BIG])["state"] == "allocated"
     platform.ok("POST", f"/api/v1/allocations/{allocation['id']}/release")
